@@ -1,0 +1,1 @@
+//! Timing harness: verify, warm up, then median and spread.

@@ -1,0 +1,2 @@
+//! skim
+fn main() {}

@@ -1,0 +1,2 @@
+//! skim-train
+fn main() {}
