@@ -1,1 +1,39 @@
-//! kernels
+//! CPU kernels of skimstone: every op of a Llama-family forward pass.
+//!
+//! Two layers and no more. [`Cpu`] is the safe layer: it checks every length once, splits the work over a small pool of
+//! worker threads and calls through a [`Table`], a named set of plain function pointers. Below it stand the tables:
+//!
+//! ```text
+//! scalar    plain loops, f64 sums: the executable specification, never fast
+//! generic   the SIMD code on arrays of eight floats: what the compiler makes of it on any CPU
+//! x86_64-*  AVX2+FMA (and AVX-VNNI), AVX-512 with VNNI
+//! aarch64-* NEON, NEON with `sdot`, NEON with `smmla`
+//! ```
+//!
+//! The best table is chosen at run time; the environment variable `SKIMSTONE_KERNELS` forces one by name.
+//! Each table agrees with `scalar` within the tolerances that `tests/conformance.rs` states with their reasons.
+//!
+//! **Order of sums.** Within one table, the result for one token depends neither on how many tokens share the call nor
+//! on the number of threads: each output value is one chain of operations in a fixed order. Reading a prompt at once and
+//! reading it token by token therefore give the same bits.
+//!
+//! **Quantized weights** ([`Format::Q8`], [`Format::Q4`]) meet activations that were rounded to int8 in blocks of 32
+//! ([`Cpu::load`] with `quantize`); [`quant`] defines both roundings.
+
+mod activations;
+mod cpu;
+mod error;
+mod format;
+mod kv;
+mod pool;
+pub mod quant;
+mod scalar;
+
+pub use activations::Activations;
+pub use cpu::{Cpu, Table, tables};
+pub use error::KernelError;
+pub use format::{BLOCK, Format, Matrix};
+pub use kv::{AttentionShape, KvBlock, KvSource, MAX_KV_BLOCK};
+
+/// The result of a kernel call.
+pub type Result<T, E = KernelError> = std::result::Result<T, E>;

@@ -1,0 +1,88 @@
+//! `y[t, r] = Σ_c w[r, c] · x[t, c]`, as a definition.
+
+use half::f16;
+
+use crate::pool::Band;
+use crate::quant::{self, Int8Block, MIN_MAGNITUDE, Q4_BYTES, Q8_BYTES};
+use crate::{Activations, BLOCK, Format, Matrix};
+
+/// Float weights: the exact products, summed in f64, rounded once.
+pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>) {
+    for t in 0..x.tokens() {
+        let first = y.start();
+        for (i, y) in y.row_mut(t).iter_mut().enumerate() {
+            let row = w.row(first + i);
+            let mut sum = 0.0f64;
+            for (c, x) in x.row(t).iter().enumerate() {
+                sum += f64::from(float_weight(w.format(), row, c)) * f64::from(*x);
+            }
+            *y = sum as f32;
+        }
+    }
+}
+
+fn float_weight(format: Format, row: &[u8], c: usize) -> f32 {
+    match format {
+        Format::F32 => f32::from_le_bytes(row.as_chunks().0[c]),
+        Format::F16 => f16::from_le_bytes(row.as_chunks().0[c]).to_f32(),
+        Format::Q8 | Format::Q4 => unreachable!("quantized weights go to matmul_int8"),
+    }
+}
+
+/// Quantized weights against int8 activations.
+///
+/// Per block: an exact integer dot product, times the product of both scales. The blocks are summed in order, in f64
+/// here and in f32 by the fast tables (whose lanes may each hold a part of the block's integer sum).
+pub(crate) fn matmul_int8(w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>) {
+    for t in 0..x.tokens() {
+        let first = y.start();
+        let (blocks, scales) = x.int8_row(t);
+        for (i, y) in y.row_mut(t).iter_mut().enumerate() {
+            let row = w.row(first + i);
+            let mut sum = 0.0f64;
+            for (b, (x, x_scale)) in blocks.iter().zip(scales).enumerate() {
+                let (w_scale, w) = int8_weights(w.format(), row, b);
+                let dot: i32 = w
+                    .iter()
+                    .zip(&x.0)
+                    .map(|(w, x)| i32::from(*w) * i32::from(*x))
+                    .sum();
+                sum += f64::from(w_scale * x_scale) * f64::from(dot);
+            }
+            *y = sum as f32;
+        }
+    }
+}
+
+fn int8_weights(format: Format, row: &[u8], block: usize) -> (f32, [i8; BLOCK]) {
+    match format {
+        Format::Q8 => {
+            let (scale, q) = quant::split_q8(&row.as_chunks::<Q8_BYTES>().0[block]);
+            (scale, q.map(|q| q as i8))
+        }
+        Format::Q4 => {
+            let (scale, q) = quant::split_q4(&row.as_chunks::<Q4_BYTES>().0[block]);
+            (scale, std::array::from_fn(|i| quant::q4_value(q, i)))
+        }
+        Format::F32 | Format::F16 => unreachable!("float weights go to matmul"),
+    }
+}
+
+/// Rounds one row of activations to int8 blocks; see [`crate::quant`]. All tables give these very bytes and scales.
+pub(crate) fn quantize(x: &[f32], out: &mut [Int8Block], scales: &mut [f32]) {
+    for ((x, out), scale) in x.chunks(BLOCK).zip(out).zip(scales) {
+        out.0 = [0; BLOCK];
+        let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        if x.iter().any(|v| !v.is_finite()) {
+            *scale = f32::NAN;
+        } else if max < MIN_MAGNITUDE {
+            *scale = 0.0;
+        } else {
+            *scale = max / 127.0;
+            let inverse = 127.0 / max;
+            for (o, v) in out.0.iter_mut().zip(x) {
+                *o = (v * inverse).round_ties_even() as i8;
+            }
+        }
+    }
+}
