@@ -1,1 +1,3 @@
 //! sdk
+#[cfg(feature = "sleep")]
+pub mod sleep;

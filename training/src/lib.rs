@@ -1,1 +1,2 @@
 //! training
+pub mod sleep;
