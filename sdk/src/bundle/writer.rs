@@ -1,0 +1,605 @@
+//! [`BundleWriter`]: declares all tensors, then takes their data one after the other, so that a model of any size is written with
+//! the memory of one row.
+//!
+//! The header comes first in the file but holds the checksums of what follows; it is written twice, with the same length.
+//! A bundle appears under its name only when it is whole: it is written beside it and renamed.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Map, Value, json};
+use skimstone_kernels::{Format, KernelError, quant};
+
+use super::format::{self, key};
+use super::header::{Dtype, LENGTH_BYTES, METADATA};
+use crate::config::{GenerationConfig, ModelConfig};
+use crate::error::{Error, ErrorKind, Result};
+use crate::spec::ReasoningSpec;
+
+/// Everything in a bundle but its weights.
+#[derive(Clone, Debug)]
+pub struct BundleSpec {
+    /// The shape of the model.
+    pub config: ModelConfig,
+    /// What the student was trained to do.
+    pub reasoning: ReasoningSpec,
+    /// Where the weights come from; any JSON.
+    pub provenance: Value,
+    /// How to sample.
+    pub generation: GenerationConfig,
+    /// The bytes of `tokenizer.json`; `None` makes an id-only bundle.
+    pub tokenizer_json: Option<Vec<u8>>,
+    /// The chat template, as Jinja source.
+    pub chat_template: Option<String>,
+}
+
+impl BundleSpec {
+    /// A specification with nothing but a configuration.
+    pub fn new(config: ModelConfig) -> BundleSpec {
+        BundleSpec {
+            config,
+            reasoning: ReasoningSpec::default(),
+            provenance: Value::Object(Map::new()),
+            generation: GenerationConfig::default(),
+            tokenizer_json: None,
+            chat_template: None,
+        }
+    }
+}
+
+/// A tensor that will be written.
+#[derive(Clone, Debug)]
+pub struct TensorDecl {
+    /// Hugging Face's name.
+    pub name: String,
+    /// How its values are stored.
+    pub format: Format,
+    /// Logical shape, `[n]` or `[rows, cols]`.
+    pub shape: Vec<usize>,
+}
+
+impl TensorDecl {
+    /// The tensors of a model: matrices in `format`, norms and biases in f32.
+    pub fn for_model(config: &ModelConfig, format: Format) -> Vec<TensorDecl> {
+        let decl = |tensor: crate::config::TensorShape| TensorDecl {
+            format: if tensor.is_matrix() {
+                format
+            } else {
+                Format::F32
+            },
+            name: tensor.name,
+            shape: tensor.shape,
+        };
+        config.tensors().into_iter().map(decl).collect()
+    }
+
+    /// Rows and columns; a vector is one row.
+    fn rows_cols(&self) -> Result<(usize, usize)> {
+        match *self.shape.as_slice() {
+            [cols] => Ok((1, cols)),
+            [rows, cols] => Ok((rows, cols)),
+            _ => {
+                let message = format!("shape {:?} is neither [n] nor [rows, cols]", self.shape);
+                Err(Error::new(ErrorKind::Shape, message)
+                    .at(format_args!("tensor `{}`", self.name)))
+            }
+        }
+    }
+}
+
+/// A tensor's place in the file.
+struct Slot {
+    name: String,
+    dtype: Dtype,
+    /// As safetensors sees it: bytes for packed blocks.
+    shape: Vec<usize>,
+    /// Set for declared weights.
+    weight: Option<Weight>,
+    start: usize,
+    bytes: usize,
+    crc: u32,
+}
+
+#[derive(Clone)]
+struct Weight {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    shape: Vec<usize>,
+}
+
+/// Writes a bundle tensor by tensor. [`BundleWriter::create`] writes a file, [`BundleWriter::new`] anything seekable.
+pub struct BundleWriter<W: Write + Seek> {
+    sink: W,
+    spec: BundleSpec,
+    slots: Vec<Slot>,
+    /// The next slot to be written.
+    next: usize,
+    header_bytes: usize,
+    row: Vec<f32>,
+    packed: Vec<u8>,
+}
+
+impl BundleWriter<PendingFile> {
+    /// Begins a bundle that will stand at `path` once it is [committed](Self::commit). Dropped before that, it leaves nothing.
+    ///
+    /// # Errors
+    /// As [`BundleWriter::new`].
+    pub fn create(
+        path: impl AsRef<Path>,
+        spec: BundleSpec,
+        tensors: &[TensorDecl],
+    ) -> Result<BundleWriter<PendingFile>> {
+        // Before a file is made: a wrong specification must leave nothing behind.
+        let slots = lay_out(&spec, tensors)?;
+        BundleWriter::begin(PendingFile::create(path.as_ref())?, spec, slots)
+    }
+
+    /// Completes the file and gives it its name, replacing what stood there.
+    ///
+    /// # Errors
+    /// As [`BundleWriter::finish`].
+    pub fn commit(self) -> Result<()> {
+        self.finish()?.persist()
+    }
+}
+
+impl<W: Write + Seek> BundleWriter<W> {
+    /// Begins a bundle in `sink`, e.g. a `Cursor<Vec<u8>>`.
+    ///
+    /// # Errors
+    /// If the specification does not validate, or a tensor that the configuration requires is not declared with its shape;
+    /// [`ErrorKind::Io`] from the sink.
+    pub fn new(sink: W, spec: BundleSpec, tensors: &[TensorDecl]) -> Result<BundleWriter<W>> {
+        let slots = lay_out(&spec, tensors)?;
+        BundleWriter::begin(sink, spec, slots)
+    }
+
+    fn begin(sink: W, spec: BundleSpec, slots: Vec<Slot>) -> Result<BundleWriter<W>> {
+        let mut writer = BundleWriter {
+            sink,
+            spec,
+            slots,
+            next: 0,
+            header_bytes: 0,
+            row: Vec::new(),
+            packed: Vec::new(),
+        };
+        let header = writer.header();
+        writer.header_bytes = header.len();
+        writer.put(&header)?;
+        Ok(writer)
+    }
+
+    /// Writes the next tensor from its packed bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] if `name` is not the next declared tensor; [`ErrorKind::Shape`] if the length is wrong;
+    /// [`ErrorKind::Io`].
+    pub fn write(&mut self, name: &str, packed: &[u8]) -> Result<()> {
+        self.expect_next(name)?;
+        let slot = &mut self.slots[self.next];
+        if slot.bytes != packed.len() {
+            let message = format!(
+                "{} {:?} needs {} bytes, got {}",
+                slot.dtype.name(),
+                slot.shape,
+                slot.bytes,
+                packed.len()
+            );
+            return Err(Error::new(ErrorKind::Shape, message).at(format_args!("tensor `{name}`")));
+        }
+        slot.crc = crc32fast::hash(packed);
+        self.next += 1;
+        self.put(packed)
+    }
+
+    /// Writes the next tensor from its values, row by row, in its declared format.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), and [`ErrorKind::NonFinite`] if a value is not finite, or not finite in the declared format.
+    pub fn write_f32(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let weight = self.expect_weight(name)?;
+        if weight.rows.checked_mul(weight.cols) != Some(values.len()) {
+            let message = format!(
+                "{:?} needs {} values, got {}",
+                weight.shape,
+                weight.rows * weight.cols,
+                values.len()
+            );
+            return Err(Error::new(ErrorKind::Shape, message).at(format_args!("tensor `{name}`")));
+        }
+        self.write_rows(name, |row, out| {
+            out.copy_from_slice(&values[row * out.len()..][..out.len()]);
+            Ok(())
+        })
+    }
+
+    /// Writes the next tensor from rows that `fill` computes, in its declared format. One row is in memory at a time.
+    ///
+    /// # Errors
+    /// As [`write_f32`](Self::write_f32), and whatever `fill` returns.
+    pub fn write_rows(
+        &mut self,
+        name: &str,
+        mut fill: impl FnMut(usize, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        let weight = self.expect_weight(name)?;
+        let mut values = std::mem::take(&mut self.row);
+        let mut packed = std::mem::take(&mut self.packed);
+        values.resize(weight.cols, 0.0);
+        packed.resize(weight.format.row_bytes(weight.cols), 0);
+        let mut hasher = crc32fast::Hasher::new();
+        let mut write = |row: usize| {
+            fill(row, &mut values)?;
+            pack(weight.format, &values, &mut packed)?;
+            hasher.update(&packed);
+            self.put(&packed)
+        };
+        for row in 0..weight.rows {
+            write(row).map_err(|error| error.at(format_args!("tensor `{name}`: row {row}")))?;
+        }
+        (self.row, self.packed) = (values, packed);
+        self.slots[self.next].crc = hasher.finalize();
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Writes what follows the weights (tokenizer, template, fillers) and the header with all checksums.
+    ///
+    /// # Errors
+    /// [`ErrorKind::MissingTensor`] if a declared tensor was not written; [`ErrorKind::Io`].
+    pub fn finish(mut self) -> Result<W> {
+        self.write_own_slots()?;
+        if let Some(slot) = self.slots.get(self.next) {
+            return Err(Error::new(
+                ErrorKind::MissingTensor,
+                format!("tensor `{}` was declared, not written", slot.name),
+            ));
+        }
+        let header = self.header();
+        assert_eq!(
+            header.len(),
+            self.header_bytes,
+            "checksums have a fixed width, so the header keeps its length"
+        );
+        let rewrite = |sink: &mut W| {
+            sink.seek(SeekFrom::Start(0))?;
+            sink.write_all(&header)?;
+            sink.flush()
+        };
+        rewrite(&mut self.sink).map_err(sink_error)?;
+        Ok(self.sink)
+    }
+
+    fn expect_next(&mut self, name: &str) -> Result<()> {
+        self.write_own_slots()?;
+        match self.slots.get(self.next) {
+            Some(slot) if slot.name == name => Ok(()),
+            Some(slot) => {
+                let message = format!("tensor `{name}` is not the next one, `{}` is", slot.name);
+                Err(Error::new(ErrorKind::Argument, message))
+            }
+            None => Err(Error::new(
+                ErrorKind::Argument,
+                format!("tensor `{name}` was not declared"),
+            )),
+        }
+    }
+
+    fn expect_weight(&mut self, name: &str) -> Result<Weight> {
+        self.expect_next(name)?;
+        Ok(self.slots[self.next]
+            .weight
+            .clone()
+            .expect("`expect_next` stops at declared tensors"))
+    }
+
+    /// Fillers and the byte tensors of the specification are the writer's own business.
+    fn write_own_slots(&mut self) -> Result<()> {
+        while let Some(slot) = self.slots.get(self.next)
+            && slot.weight.is_none()
+        {
+            let bytes = match slot.name.as_str() {
+                format::TOKENIZER => self.spec.tokenizer_json.take().unwrap_or_default(),
+                format::CHAT_TEMPLATE => self
+                    .spec
+                    .chat_template
+                    .take()
+                    .unwrap_or_default()
+                    .into_bytes(),
+                _ => vec![0; slot.bytes],
+            };
+            self.slots[self.next].crc = crc32fast::hash(&bytes);
+            self.next += 1;
+            self.put(&bytes)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sink.write_all(bytes).map_err(sink_error)
+    }
+
+    /// The length word and the padded JSON, with the checksums known so far.
+    fn header(&self) -> Vec<u8> {
+        let weights = self
+            .slots
+            .iter()
+            .filter_map(|slot| Some((slot, slot.weight.as_ref()?)));
+        let layouts: Map<String, Value> = weights
+            .filter(|(_, weight)| weight.format.is_quantized())
+            .map(|(slot, weight)| {
+                (
+                    slot.name.clone(),
+                    json!({"layout": weight.format.name(), "shape": weight.shape}),
+                )
+            })
+            .collect();
+        let checksums: Map<String, Value> = self
+            .slots
+            .iter()
+            .map(|slot| (slot.name.clone(), format::crc_digits(slot.crc).into()))
+            .collect();
+        let mut header = Map::new();
+        // The order matters: the prefix of `format::HEADER_PREFIX` is what the checksum of the header is found by.
+        header.insert(
+            METADATA.to_owned(),
+            json!({
+                key::CRC: format::crc_digits(0),
+                key::FORMAT: format::FORMAT_NAME,
+                key::VERSION: format::VERSION,
+                key::CONFIG: self.spec.config.to_json(),
+                key::REASONING: self.spec.reasoning.to_json(),
+                key::PROVENANCE: self.spec.provenance.to_string(),
+                key::GENERATION: self.spec.generation.to_json(),
+                key::LAYOUTS: Value::Object(layouts).to_string(),
+                key::CHECKSUMS: Value::Object(checksums).to_string(),
+            }),
+        );
+        for slot in &self.slots {
+            let offsets = [slot.start, slot.start + slot.bytes];
+            let entry =
+                json!({"dtype": slot.dtype.name(), "shape": slot.shape, "data_offsets": offsets});
+            header.insert(slot.name.clone(), entry);
+        }
+        let mut json = Value::Object(header).to_string().into_bytes();
+        let padded = (LENGTH_BYTES + json.len()).next_multiple_of(format::ALIGNMENT) - LENGTH_BYTES;
+        json.resize(padded, b' ');
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(&json);
+        let crc = format::header_crc(&bytes)
+            .expect("`crc` is the first key of `__metadata__`, which is the first of the header");
+        let at = LENGTH_BYTES + format::HEADER_PREFIX.len();
+        bytes[at..at + format::CRC_DIGITS].copy_from_slice(format::crc_digits(crc).as_bytes());
+        bytes
+    }
+}
+
+/// Packs one row and refuses what would not come back as finite numbers.
+fn pack(format: Format, values: &[f32], packed: &mut [u8]) -> Result<()> {
+    if let Some(col) = values.iter().position(|value| !value.is_finite()) {
+        return Err(Error::new(
+            ErrorKind::NonFinite,
+            format!("column {col} is {}", values[col]),
+        ));
+    }
+    quant::pack_row(format, values, packed).map_err(|error| match error {
+        KernelError::Value { .. } => Error::new(ErrorKind::NonFinite, error.to_string())
+            .with_hint("use f32")
+            .with_source(error),
+        error => error.into(),
+    })
+}
+
+/// Checks the specification and gives every tensor its place.
+fn lay_out(spec: &BundleSpec, tensors: &[TensorDecl]) -> Result<Vec<Slot>> {
+    spec.config.validate()?;
+    spec.reasoning.validate(&spec.config)?;
+    check_declared(&spec.config, tensors)?;
+
+    let mut slots: Vec<Slot> = Vec::new();
+    let mut end = 0usize;
+    let mut push =
+        |name: String, dtype: Dtype, shape: Vec<usize>, bytes: usize, weight: Option<Weight>| {
+            let filler = end.next_multiple_of(format::ALIGNMENT) - end;
+            if filler > 0 {
+                let name = format!("{}{}", format::PAD, slots.len());
+                slots.push(Slot {
+                    name,
+                    dtype: Dtype::U8,
+                    shape: vec![filler],
+                    weight: None,
+                    start: end,
+                    bytes: filler,
+                    crc: 0,
+                });
+            }
+            let start = end + filler;
+            end = start + bytes;
+            slots.push(Slot {
+                name,
+                dtype,
+                shape,
+                weight,
+                start,
+                bytes,
+                crc: 0,
+            });
+        };
+    for decl in tensors {
+        let (rows, cols) = decl.rows_cols()?;
+        let row_bytes = decl.format.row_bytes(cols);
+        let bytes = rows.checked_mul(row_bytes).ok_or_else(|| {
+            let message = format!(
+                "{} {:?} overflows the address space",
+                decl.format.name(),
+                decl.shape
+            );
+            Error::new(ErrorKind::Shape, message).at(format_args!("tensor `{}`", decl.name))
+        })?;
+        let shape = if decl.format.is_quantized() {
+            vec![rows, row_bytes]
+        } else {
+            decl.shape.clone()
+        };
+        let weight = Weight {
+            format: decl.format,
+            rows,
+            cols,
+            shape: decl.shape.clone(),
+        };
+        push(
+            decl.name.clone(),
+            format::dtype_of(decl.format),
+            shape,
+            bytes,
+            Some(weight),
+        );
+    }
+    let texts = [
+        (
+            format::TOKENIZER,
+            spec.tokenizer_json.as_ref().map(Vec::len),
+        ),
+        (
+            format::CHAT_TEMPLATE,
+            spec.chat_template.as_ref().map(String::len),
+        ),
+    ];
+    for (name, len) in texts {
+        if let Some(len) = len {
+            push(name.to_owned(), Dtype::U8, vec![len], len, None);
+        }
+    }
+    Ok(slots)
+}
+
+/// Every required tensor is declared with its shape, and no name twice or one of ours.
+fn check_declared(config: &ModelConfig, tensors: &[TensorDecl]) -> Result<()> {
+    let mut by_name = std::collections::HashMap::new();
+    for decl in tensors {
+        let own =
+            [format::TOKENIZER, format::CHAT_TEMPLATE, METADATA].contains(&decl.name.as_str());
+        if own
+            || decl.name.starts_with(format::PAD)
+            || by_name.insert(decl.name.as_str(), decl).is_some()
+        {
+            return Err(Error::new(
+                ErrorKind::Argument,
+                format!("tensor name `{}` is taken", decl.name),
+            ));
+        }
+    }
+    for required in config.tensors() {
+        let name = &required.name;
+        let decl = by_name.get(name.as_str()).ok_or_else(|| {
+            Error::new(
+                ErrorKind::MissingTensor,
+                format!("tensor `{name}` is required by the config, not declared"),
+            )
+        })?;
+        if decl.shape != required.shape {
+            let message = format!(
+                "expected {:?}, declared is {:?}",
+                required.shape, decl.shape
+            );
+            return Err(Error::new(ErrorKind::Shape, message).at(format_args!("tensor `{name}`")));
+        }
+        if !required.is_matrix() && decl.format != Format::F32 {
+            let message = format!(
+                "norms and biases are f32, declared is {}",
+                decl.format.name()
+            );
+            return Err(Error::new(ErrorKind::Dtype, message).at(format_args!("tensor `{name}`")));
+        }
+    }
+    Ok(())
+}
+
+fn sink_error(error: io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("writing the bundle failed: {error}")).with_source(error)
+}
+
+/// A file that gets its name when it is whole, and vanishes otherwise.
+pub struct PendingFile {
+    /// `None` once it is persisted.
+    file: Option<BufWriter<File>>,
+    temporary: PathBuf,
+    target: PathBuf,
+}
+
+impl PendingFile {
+    fn create(target: &Path) -> Result<PendingFile> {
+        // Unique among the writers of this process; the process id keeps processes apart.
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let name = target.file_name().ok_or_else(|| {
+            Error::new(ErrorKind::Argument, "is not the name of a file").at(target.display())
+        })?;
+        let suffix = format!(
+            ".{}.{}.tmp",
+            std::process::id(),
+            COUNTER.fetch_add(1, Ordering::Relaxed)
+        );
+        let mut temporary = std::ffi::OsString::from(".");
+        temporary.push(name);
+        temporary.push(suffix);
+        let temporary = target.with_file_name(temporary);
+        let file = File::create_new(&temporary).map_err(|error| Error::io(target, error))?;
+        Ok(PendingFile {
+            file: Some(BufWriter::new(file)),
+            temporary,
+            target: target.to_owned(),
+        })
+    }
+
+    fn persist(mut self) -> Result<()> {
+        let rename = |file: BufWriter<File>| {
+            file.into_inner()
+                .map_err(io::IntoInnerError::into_error)?
+                .sync_all()?;
+            fs::rename(&self.temporary, &self.target)
+        };
+        match self.file.take().map(rename) {
+            Some(Err(error)) => {
+                // Best effort: the error that matters is the first.
+                let _ = fs::remove_file(&self.temporary);
+                Err(Error::io(&self.target, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn inner(&mut self) -> io::Result<&mut BufWriter<File>> {
+        self.file
+            .as_mut()
+            .ok_or_else(|| io::Error::other("the file is already complete"))
+    }
+}
+
+impl Write for PendingFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.inner()?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner()?.flush()
+    }
+}
+
+impl Seek for PendingFile {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.inner()?.seek(position)
+    }
+}
+
+impl Drop for PendingFile {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            // Nothing useful can be done about a failure here.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! `Tokenizer`: text ↔ [`TokenId`]s, by the bundle's `tokenizer.json` and the `tokenizers` crate.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::config::TokenId;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Shown for bytes that are not (yet) a character.
+const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
+
+/// A bundle's tokenizer. Cloning it is cheap.
+#[derive(Clone)]
+pub struct Tokenizer(Arc<tokenizers::Tokenizer>);
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Builds a tokenizer from the bytes of a `tokenizer.json`, for a model with `vocab_size` rows in its embedding.
+    ///
+    /// Truncation and padding that the file asks for are switched off: a prompt is never cut in silence.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] if the file is malformed or gives an id that the model does not have.
+    pub fn from_bytes(json: &[u8], vocab_size: usize) -> Result<Tokenizer> {
+        let mut inner = guarded("tokenizer.json", || tokenizers::Tokenizer::from_bytes(json))?;
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|error| error_of("tokenizer.json", error))?;
+        let vocab = inner.get_vocab(true);
+        let outside = vocab
+            .iter()
+            .filter(|(_, id)| **id as usize >= vocab_size)
+            .max_by_key(|(_, id)| **id);
+        if let Some((token, id)) = outside {
+            let message =
+                format!("token `{token}` has id {id}, the model's vocabulary has {vocab_size}");
+            return Err(Error::new(ErrorKind::Tokenizer, message)
+                .at("tokenizer.json")
+                .with_hint("is it the tokenizer of another model?"));
+        }
+        Ok(Tokenizer(Arc::new(inner)))
+    }
+
+    /// The ids of `text`. Special tokens that are spelled out in `text` are recognized; `add_special` also adds those that the
+    /// tokenizer puts around every text (such as a begin token).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] if the tokenizer cannot express `text`.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>> {
+        let encoding = guarded("encode", || self.0.encode_fast(text, add_special))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of `ids`. Bytes that are no character become U+FFFD; unknown ids are left out, and with `skip_special` special
+    /// tokens, too.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] if the tokenizer's decoder refuses.
+    pub fn decode(&self, ids: &[TokenId], skip_special: bool) -> Result<String> {
+        guarded("decode", || self.0.decode(ids, skip_special))
+    }
+
+    /// Decodes ids one by one as they are generated.
+    pub fn decode_stream(&self, skip_special: bool) -> DecodeStream {
+        DecodeStream {
+            tokenizer: self.clone(),
+            skip_special,
+            window: Vec::new(),
+            emitted: 0,
+            shown: String::new(),
+        }
+    }
+
+    /// The token with this id, as the vocabulary spells it.
+    pub fn id_to_token(&self, id: TokenId) -> Option<String> {
+        self.0.id_to_token(id)
+    }
+
+    /// The id of a token that is spelled as in the vocabulary.
+    pub fn token_to_id(&self, token: &str) -> Option<TokenId> {
+        self.0.token_to_id(token)
+    }
+
+    /// Number of tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.0.get_vocab_size(true)
+    }
+}
+
+/// Runs code of the `tokenizers` crate on a file from outside. It indexes by ids that the file gave, so a crafted file may make it
+/// panic; that is an error of the file, not of the app.
+fn guarded<T>(place: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|error| error_of(place, error)),
+        Err(_) => Err(Error::new(ErrorKind::Tokenizer, "the tokenizer is inconsistent").at(place)),
+    }
+}
+
+fn error_of(place: &str, error: tokenizers::Error) -> Error {
+    Error::new(ErrorKind::Tokenizer, error.to_string())
+        .at(place)
+        .with_source(error)
+}
+
+/// Text from ids as they come: only whole characters, and in the end the same text as [`Tokenizer::decode`] of all ids.
+///
+/// A token may be part of a character, and a decoder may treat the first token of a text differently (a leading space). So a window
+/// is decoded: the tokens that gave the last text, then the new ones; what is new is what the longer text adds.
+#[derive(Clone, Debug)]
+pub struct DecodeStream {
+    tokenizer: Tokenizer,
+    skip_special: bool,
+    window: Vec<TokenId>,
+    /// Tokens of the window whose text was given out.
+    emitted: usize,
+    /// The text of those tokens, decoded from the window's start.
+    shown: String,
+}
+
+impl DecodeStream {
+    /// Takes the next id; returns the text that is now certain, if any.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn push(&mut self, id: TokenId) -> Result<Option<String>> {
+        self.window.push(id);
+        let text = self.tokenizer.decode(&self.window, self.skip_special)?;
+        // An unfinished character shows as a replacement at the end: wait for the token that completes it.
+        if text.len() <= self.shown.len() || text.ends_with(REPLACEMENT) {
+            return Ok(None);
+        }
+        let new = self.new_part(&text);
+        self.window.drain(..self.emitted);
+        self.emitted = self.window.len();
+        self.shown = self.tokenizer.decode(&self.window, self.skip_special)?;
+        Ok(Some(new))
+    }
+
+    /// The rest: bytes that never became a character, as U+FFFD. The stream is then as new.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn finish(&mut self) -> Result<Option<String>> {
+        let text = self.tokenizer.decode(&self.window, self.skip_special)?;
+        let new = self.new_part(&text);
+        self.window.clear();
+        self.emitted = 0;
+        self.shown.clear();
+        Ok(Some(new).filter(|new| !new.is_empty()))
+    }
+
+    fn new_part(&self, text: &str) -> String {
+        // `get`: should a decoder change what it showed before, the cut might not be a character boundary.
+        text.get(self.shown.len()..).unwrap_or_default().to_owned()
+    }
+}
