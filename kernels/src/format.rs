@@ -99,7 +99,8 @@ impl<'a> Matrix<'a> {
                 actual: data.len(),
             });
         }
-        if !(data.as_ptr() as usize).is_multiple_of(format.align()) {
+        let aligned = (data.as_ptr() as usize).is_multiple_of(format.align());
+        if !aligned && !data.is_empty() {
             return Err(KernelError::Misaligned {
                 format: format.name(),
                 align: format.align(),

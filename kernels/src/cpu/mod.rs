@@ -1,13 +1,31 @@
 //! The safe layer: checks every length, splits the work, calls through the table.
 
+mod attention;
+mod elementwise;
+mod isa;
+mod matmul;
 mod table;
 
 pub use table::{Table, tables};
 
-use crate::pool::Band;
+use crate::pool::Pool;
 use crate::{
     Activations, AttentionShape, Format, KernelError, KvSource, MAX_KV_BLOCK, Matrix, Result,
 };
+
+/// Bands of a matrix product start at multiples of this many rows: 16 floats of `y` are a cache line, so no two threads
+/// write one.
+const ROW_STEP: usize = 16;
+
+/// Values of `silu_mul` per step: a page of floats, far more than a vector.
+const SILU_STEP: usize = 1024;
+
+/// What one value of `silu_mul` costs in multiply-adds: an exponential, a division and memory traffic. A guess that only
+/// has to be right within a factor of two, for it decides when to share work.
+const SILU_COST: usize = 8;
+
+/// As [`SILU_COST`], for a norm.
+const NORM_COST: usize = 2;
 
 /// The CPU as a place to compute: a kernel table and a pool of worker threads.
 ///
@@ -16,7 +34,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Cpu {
     table: &'static Table,
-    threads: usize,
+    pool: Pool,
 }
 
 impl Cpu {
@@ -35,13 +53,10 @@ impl Cpu {
     /// # Errors
     /// [`KernelError::Threads`] if `threads` is 0 or the system refuses them.
     pub fn with_table(table: &'static Table, threads: usize) -> Result<Self> {
-        if threads == 0 {
-            return Err(KernelError::Threads {
-                threads,
-                source: None,
-            });
-        }
-        Ok(Self { table, threads })
+        Ok(Self {
+            table,
+            pool: Pool::new(threads)?,
+        })
     }
 
     /// Name of the kernel table in use.
@@ -51,7 +66,7 @@ impl Cpu {
 
     /// Threads in use, counting the caller.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.pool.threads()
     }
 
     /// Loads `x` `[T, cols]` into `acts`, and rounds it to int8 blocks if `quantize`.
@@ -94,7 +109,9 @@ impl Cpu {
             Format::Q8 => self.table.matmul_q8,
             Format::Q4 => self.table.matmul_q4,
         };
-        kernel(w, acts, &mut Band::whole(y, w.rows()));
+        let work = y.len().saturating_mul(w.cols());
+        self.pool
+            .bands(y, w.rows(), ROW_STEP, work, |band| kernel(w, acts, band));
         Ok(())
     }
 
@@ -105,9 +122,16 @@ impl Cpu {
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> Result<()> {
         let cols = rows_of("rms_norm", x.len(), weight.len())?;
         check("rms_norm", "out", x.len(), out.len())?;
-        for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
-            (self.table.rms_norm)(x, weight, eps, out);
-        }
+        let (width, work) = (out.len(), out.len().saturating_mul(NORM_COST));
+        self.pool.bands(out, width, cols, work, |band| {
+            let x = &x[band.columns()];
+            for (x, out) in x
+                .chunks_exact(cols)
+                .zip(band.row_mut(0).chunks_exact_mut(cols))
+            {
+                (self.table.rms_norm)(x, weight, eps, out);
+            }
+        });
         Ok(())
     }
 
@@ -151,7 +175,11 @@ impl Cpu {
     /// [`KernelError::Shape`] if the lengths differ.
     pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) -> Result<()> {
         check("silu_mul", "up", gate.len(), up.len())?;
-        (self.table.silu_mul)(gate, up);
+        let (width, work) = (gate.len(), gate.len().saturating_mul(SILU_COST));
+        self.pool.bands(gate, width, SILU_STEP, work, |band| {
+            let up = &up[band.columns()];
+            (self.table.silu_mul)(band.row_mut(0), up);
+        });
         Ok(())
     }
 
@@ -251,8 +279,10 @@ impl Cpu {
             .saturating_mul(head_dim);
         check(OP, "q", expected, q.len())?;
         check(OP, "out", expected, out.len())?;
+        let mut entries = 0usize;
         for b in 0..kv.blocks() {
             let block = kv.block(b);
+            entries += block.len;
             if block.stride > MAX_KV_BLOCK {
                 return Err(KernelError::Limit {
                     op: OP,
@@ -278,8 +308,10 @@ impl Cpu {
                 check(OP, "positions", block.len, block.positions.len())?;
             }
         }
-        let width = out.len();
-        (self.table.attention)(q, q_positions, shape, kv, &mut Band::whole(out, width));
+        let (width, work) = (out.len(), out.len().saturating_mul(2 * entries));
+        self.pool.bands(out, width, head_dim, work, |band| {
+            (self.table.attention)(q, q_positions, shape, kv, band);
+        });
         Ok(())
     }
 

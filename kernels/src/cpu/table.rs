@@ -1,5 +1,6 @@
 //! The table of kernels, and how one is chosen.
 
+use super::isa;
 use crate::activations::Quantize;
 use crate::pool::Band;
 use crate::{Activations, AttentionShape, KernelError, KvSource, Matrix, Result, scalar};
@@ -75,5 +76,5 @@ impl std::fmt::Debug for Table {
 
 /// The tables that this CPU can run, best first; the last one is `scalar`, the specification.
 pub fn tables() -> Vec<&'static Table> {
-    vec![&scalar::TABLE]
+    isa::tables().chain([&scalar::TABLE]).collect()
 }

@@ -18,7 +18,7 @@ pub(crate) fn attention(
         head_dim,
         scale,
     } = shape;
-    let first = out.start() / head_dim;
+    let first = out.columns().start / head_dim;
     for (i, out) in out.row_mut(0).chunks_exact_mut(head_dim).enumerate() {
         let (t, h) = ((first + i) / heads, (first + i) % heads);
         let g = h / (heads / kv_heads);

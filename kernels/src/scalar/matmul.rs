@@ -9,7 +9,7 @@ use crate::{Activations, BLOCK, Format, Matrix};
 /// Float weights: the exact products, summed in f64, rounded once.
 pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>) {
     for t in 0..x.tokens() {
-        let first = y.start();
+        let first = y.columns().start;
         for (i, y) in y.row_mut(t).iter_mut().enumerate() {
             let row = w.row(first + i);
             let mut sum = 0.0f64;
@@ -35,7 +35,7 @@ fn float_weight(format: Format, row: &[u8], c: usize) -> f32 {
 /// here and in f32 by the fast tables (whose lanes may each hold a part of the block's integer sum).
 pub(crate) fn matmul_int8(w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>) {
     for t in 0..x.tokens() {
-        let first = y.start();
+        let first = y.columns().start;
         let (blocks, scales) = x.int8_row(t);
         for (i, y) in y.row_mut(t).iter_mut().enumerate() {
             let row = w.row(first + i);

@@ -1,0 +1,672 @@
+//! Every kernel table of this CPU against the scalar specification, on ragged and on real shapes.
+//!
+//! Tolerances are error bounds, not measurements: `U` is the relative error of one rounding, and a sum of `n` terms in
+//! any order is off by at most `n · U` times the sum of the magnitudes (Higham, Accuracy and Stability, §4.2).
+
+mod support;
+
+use skimstone_kernels::{Activations, AttentionShape, BLOCK, Cpu, Format, KernelError, Matrix};
+use support::{Kv, Packed, Rng, U, assert_close, assert_same, fast_tables, quick, scalar};
+
+/// One less, as many as, and one more than the lanes of every table (4, 8, 16), around one block and two, and the
+/// feed-forward width of the smallest real model in the tests.
+const RAGGED: [usize; 17] = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 172];
+
+/// Roundings on the way of one product through the longest chain: `n` terms over at least 4 lanes, each at most two
+/// roundings (the generic table has no fused multiply-add), then the lanes; the scale product and the conversion of the
+/// int8 path add some.
+fn roundings(n: usize) -> f32 {
+    2.0 * (n / 4) as f32 + 12.0
+}
+
+/// `Σ |w| · |x|` for every output: what the roundings are relative to.
+fn magnitudes(w: &[f32], x: &[f32], cols: usize) -> Vec<f32> {
+    let mut out = Vec::new();
+    for x in x.chunks_exact(cols) {
+        for w in w.chunks_exact(cols) {
+            out.push(w.iter().zip(x).map(|(w, x)| (w * x).abs()).sum());
+        }
+    }
+    out
+}
+
+/// `|x|` rounded up to what its int8 block can make of it: half a step more.
+fn with_half_steps(x: &[f32], cols: usize) -> (Vec<f32>, Vec<f32>) {
+    let mut values = Vec::new();
+    let mut steps = Vec::new();
+    for x in x.chunks_exact(cols).flat_map(|row| row.chunks(BLOCK)) {
+        let half_step = x.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 254.0 * (1.0 + 4.0 * U)
+            + f32::MIN_POSITIVE * 64.0;
+        values.extend(x.iter().map(|v| v.abs() + half_step));
+        steps.extend(x.iter().map(|_| half_step));
+    }
+    (values, steps)
+}
+
+fn check_matmul(
+    cpus: &[Cpu],
+    reference: &Cpu,
+    format: Format,
+    rows: usize,
+    cols: usize,
+    tokens: usize,
+) {
+    let mut rng = Rng((rows * 1_000_003 + cols * 1009 + tokens) as u64);
+    let w = Packed::new(format, rows, cols, &rng.values(rows * cols));
+    let x = rng.values(tokens * cols);
+    let want = w.matmul(reference, &x);
+    let unpacked = w.unpacked();
+    let (reach, _) = with_half_steps(&x, cols);
+    let magnitudes = magnitudes(
+        &unpacked,
+        if format.is_quantized() { &reach } else { &x },
+        cols,
+    );
+    for cpu in cpus {
+        let what = format!("{} {format} [{rows}, {cols}] T={tokens}", cpu.name());
+        let got = w.matmul(cpu, &x);
+        assert_close(&what, &got, &want, |i| magnitudes[i] * U * roundings(cols));
+        for (t, x) in x.chunks_exact(cols).enumerate() {
+            let alone = w.matmul(cpu, x);
+            assert_same(
+                &format!("{what}, token {t} alone"),
+                &got[t * rows..(t + 1) * rows],
+                &alone,
+            );
+        }
+    }
+}
+
+fn cpus(threads: usize) -> Vec<Cpu> {
+    fast_tables()
+        .into_iter()
+        .map(|t| Cpu::with_table(t, threads).unwrap())
+        .collect()
+}
+
+#[test]
+fn matmul_agrees_on_ragged_shapes() {
+    let (cpus, reference) = (cpus(1), scalar());
+    for format in Format::ALL {
+        for cols in RAGGED {
+            for (rows, tokens) in [(1, 1), (3, 2), (4, 3), (5, 4), (9, 7)] {
+                check_matmul(&cpus, &reference, format, rows, cols, tokens);
+            }
+        }
+    }
+}
+
+#[test]
+fn matmul_agrees_on_real_shapes() {
+    let (cpus, reference) = (cpus(1), scalar());
+    for format in Format::ALL {
+        // stories260K's feed-forward both ways, a head of 512 tokens, SmolLM-135M's attention; 37 tokens cross the
+        // block of 32.
+        check_matmul(&cpus, &reference, format, 172, 64, 37);
+        check_matmul(&cpus, &reference, format, 64, 172, 5);
+        if !quick() {
+            check_matmul(&cpus, &reference, format, 512, 64, 6);
+            check_matmul(&cpus, &reference, format, 576, 576, 5);
+            check_matmul(&cpus, &reference, format, 16, 8192, 2);
+        }
+    }
+}
+
+/// The int8 path against float arithmetic on the unpacked weights.
+///
+/// Rounding an activation moves it by at most half a step, max|x of its block| / 254; so the result moves by at most
+/// that times the sum of |w|. This is a property of the specification; the tables follow it through the tests above.
+#[test]
+fn int8_products_stay_near_float_products() {
+    let reference = scalar();
+    let mut rng = Rng(7);
+    for format in [Format::Q8, Format::Q4] {
+        for cols in RAGGED {
+            let (rows, tokens) = (5, 3);
+            let w = Packed::new(format, rows, cols, &rng.values(rows * cols));
+            let x = rng.values(tokens * cols);
+            let unpacked = w.unpacked();
+            let exact = Packed::new(Format::F32, rows, cols, &unpacked).matmul(&reference, &x);
+            let (reach, half_steps) = with_half_steps(&x, cols);
+            let rounding = magnitudes(&unpacked, &half_steps, cols);
+            let magnitudes = magnitudes(&unpacked, &reach, cols);
+            let got = w.matmul(&reference, &x);
+            assert_close(&format!("{format} cols {cols}"), &got, &exact, |i| {
+                rounding[i] + 8.0 * U * magnitudes[i]
+            });
+        }
+    }
+}
+
+/// Bytes that no encoder of ours writes: -128, and any scale.
+#[test]
+fn foreign_q8_bytes_are_multiplied_exactly() {
+    let (cpus, reference) = (cpus(1), scalar());
+    let cols = 64;
+    let mut block = vec![0x00, 0x3c]; // 1.0
+    block.extend([0x80; 32]);
+    let row: Vec<u8> = [block.clone(), block].concat();
+    let w = Packed::from_bytes(Format::Q8, 1, cols, &row);
+    let x: Vec<f32> = (0..cols)
+        .map(|i| if i % 3 == 0 { 127.0 } else { -127.0 })
+        .collect();
+    let want = w.matmul(&reference, &x);
+    assert_eq!(want, [-128.0 * x.iter().sum::<f32>()]);
+    for cpu in cpus {
+        assert_same(cpu.name(), &w.matmul(&cpu, &x), &want);
+    }
+}
+
+/// What is not finite must not vanish in the rounding to int8.
+#[test]
+fn nan_and_infinity_come_through() {
+    for cpu in cpus(1).into_iter().chain([scalar()]) {
+        for format in Format::ALL {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let w = Packed::new(format, 4, 40, &[0.5; 160]);
+                let mut x = vec![1.0; 80];
+                x[35] = bad;
+                let y = w.matmul(&cpu, &x);
+                assert!(
+                    y[..4].iter().all(|y| !y.is_finite()),
+                    "{} {format} {bad}: {y:?}",
+                    cpu.name()
+                );
+                assert!(
+                    y[4..].iter().all(|y| y.is_finite()),
+                    "{} {format} {bad}: {y:?}",
+                    cpu.name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn thread_counts_give_the_same_bits() {
+    let mut rng = Rng(3);
+    // Large enough to be shared, with a width that no band divides.
+    let (rows, cols, tokens) = if quick() {
+        (331, 172, 5)
+    } else {
+        (1021, 576, 9)
+    };
+    let x = rng.values(tokens * cols);
+    let values = rng.values(rows * cols);
+    let weight = rng.values(cols);
+    let mut gate = rng.values(if quick() { 40_000 } else { 300_001 });
+    gate[5] = -100.0;
+    let up = rng.values(gate.len());
+    let shape = AttentionShape {
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 40,
+        scale: 0.16,
+    };
+    let entries = if quick() { 100 } else { 300 };
+    let kv = Kv::new(&mut rng, 2, 40, 64, entries);
+    let q_positions: Vec<u32> = (0..9).map(|t| (entries - 9) as u32 + t).collect();
+    let q = rng.values(9 * 6 * 40);
+    let packed: Vec<_> = Format::ALL
+        .map(|f| Packed::new(f, rows, cols, &values))
+        .into();
+    for table in fast_tables() {
+        let run = |threads: usize| {
+            let cpu = Cpu::with_table(table, threads).unwrap();
+            let mut out: Vec<Vec<f32>> = packed.iter().map(|w| w.matmul(&cpu, &x)).collect();
+            let mut norm = vec![0.0; x.len()];
+            cpu.rms_norm(&x, &weight, 1e-5, &mut norm).unwrap();
+            let mut gated = gate.clone();
+            cpu.silu_mul(&mut gated, &up).unwrap();
+            let mut attended = vec![0.0; q.len()];
+            cpu.attention(&q, &q_positions, shape, &kv, &mut attended)
+                .unwrap();
+            out.extend([norm, gated, attended]);
+            out
+        };
+        let one = run(1);
+        for threads in [2, 3] {
+            for (i, (many, one)) in run(threads).iter().zip(&one).enumerate() {
+                assert_same(
+                    &format!("{} threads {threads}, output {i}", table.name()),
+                    many,
+                    one,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn elementwise_ops_agree() {
+    let reference = scalar();
+    for cpu in cpus(1) {
+        let name = cpu.name();
+        for cols in RAGGED.into_iter().chain([576, 2048]) {
+            for rows in [1, 3] {
+                let mut rng = Rng((cols * 10 + rows) as u64);
+                let (x, y, weight) = (
+                    rng.values(rows * cols),
+                    rng.values(rows * cols),
+                    rng.values(cols),
+                );
+                let what = format!("{name} [{rows}, {cols}]");
+
+                // The sum of squares has only positive terms; its root halves the error. A handful of roundings follow.
+                let (mut got, mut want) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+                cpu.rms_norm(&x, &weight, 1e-5, &mut got).unwrap();
+                reference.rms_norm(&x, &weight, 1e-5, &mut want).unwrap();
+                let bound = |i: usize| want[i].abs() * U * roundings(cols) + f32::MIN_POSITIVE;
+                assert_close(&format!("rms_norm {what}"), &got, &want, bound);
+                let mut in_place = x.clone();
+                cpu.rms_norm_in_place(&mut in_place, &weight, 1e-5).unwrap();
+                assert_same(&format!("rms_norm_in_place {what}"), &in_place, &got);
+
+                let (mut got, mut want) = (x.clone(), x.clone());
+                cpu.add(&mut got, &y).unwrap();
+                reference.add(&mut want, &y).unwrap();
+                assert_same(&format!("add {what}"), &got, &want);
+                cpu.add_bias(&mut got, &weight).unwrap();
+                reference.add_bias(&mut want, &weight).unwrap();
+                assert_same(&format!("add_bias {what}"), &got, &want);
+
+                // e^-x within 2 ulp, then three roundings. Far below zero the exponential is cut at e^88.37, so that
+                // what should be under 1e-36 is only that.
+                let (mut got, mut want) = (x.clone(), x.clone());
+                (got[0], want[0]) = (-100.0, -100.0);
+                cpu.silu_mul(&mut got, &y).unwrap();
+                reference.silu_mul(&mut want, &y).unwrap();
+                assert_close(&format!("silu_mul {what}"), &got, &want, |i| {
+                    want[i].abs() * 10.0 * U + 1e-36 * y[i].abs()
+                });
+
+                // The argument of e^(x - max) is rounded once: a relative error of |x - max| · U, at most 88 · U where
+                // the result is not cut to zero (under 2e-38).
+                let (mut got, mut want) = (x.clone(), x.clone());
+                cpu.softmax(&mut got);
+                reference.softmax(&mut want);
+                let bound = |i: usize| want[i].abs() * U * (88.0 + roundings(cols)) + 2e-38;
+                assert_close(&format!("softmax {what}"), &got, &want, bound);
+                assert_eq!(cpu.argmax(&x), reference.argmax(&x), "argmax {what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn softmax_and_argmax_at_their_edges() {
+    for cpu in cpus(1).into_iter().chain([scalar()]) {
+        let name = cpu.name();
+        let mut masked = [1.0, f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, -200.0];
+        cpu.softmax(&mut masked);
+        assert_eq!(masked, [0.5, 0.0, 0.5, 0.0, 0.0], "{name}");
+        cpu.softmax(&mut []);
+
+        let mut x = vec![-5.0; 3000];
+        for (i, v) in [(17, f32::NAN), (1023, 2.0), (1024, 2.0), (2999, 1.0)] {
+            x[i] = v;
+        }
+        assert_eq!(cpu.argmax(&x), 1023, "{name}: the first of equals");
+        x[2999] = f32::INFINITY;
+        assert_eq!(cpu.argmax(&x), 2999, "{name}");
+        assert_eq!(cpu.argmax(&[]), 0, "{name}");
+        assert_eq!(cpu.argmax(&[f32::NAN; 40]), 0, "{name}");
+        assert_eq!(cpu.argmax(&[f32::NEG_INFINITY; 40]), 0, "{name}");
+    }
+}
+
+#[test]
+fn rope_agrees() {
+    let reference = scalar();
+    for cpu in cpus(1) {
+        for (tokens, heads, dim) in [
+            (1, 1, 2),
+            (3, 2, 8),
+            (2, 3, 10),
+            (2, 4, 64),
+            (1, 2, 66),
+            (2, 1, 128),
+        ] {
+            let mut rng = Rng(dim as u64);
+            let x = rng.values(tokens * heads * dim);
+            let angles: Vec<f32> = (0..tokens * dim / 2).map(|_| 10.0 * rng.unit()).collect();
+            let cos: Vec<f32> = angles.iter().map(|a| a.cos()).collect();
+            let sin: Vec<f32> = angles.iter().map(|a| a.sin()).collect();
+            let (mut got, mut want) = (x.clone(), x.clone());
+            cpu.rope(&mut got, heads, dim, &cos, &sin).unwrap();
+            reference.rope(&mut want, heads, dim, &cos, &sin).unwrap();
+            // Two products and a difference: three roundings, relative to both members of the pair.
+            let bound = |i: usize| {
+                let partner = if i % dim < dim / 2 {
+                    i + dim / 2
+                } else {
+                    i - dim / 2
+                };
+                3.0 * U * (x[i].abs() + x[partner].abs()) + f32::MIN_POSITIVE
+            };
+            assert_close(
+                &format!("rope {} {tokens} {heads} {dim}", cpu.name()),
+                &got,
+                &want,
+                bound,
+            );
+        }
+    }
+}
+
+#[test]
+fn attention_agrees() {
+    let reference = scalar();
+    let cpus = cpus(1);
+    // Heads, key-value heads, head size, block size, entries, tokens.
+    let cases = [
+        (1, 1, 1, 1, 1, 1),
+        (2, 1, 8, 16, 5, 2),
+        (8, 4, 8, 64, 70, 3),
+        (9, 3, 64, 64, 130, 4),
+        (4, 4, 17, 33, 100, 5),
+        (24, 1, 33, 7, 20, 2),
+        (2, 2, 128, 64, 64, 1),
+    ];
+    for (heads, kv_heads, head_dim, stride, entries, tokens) in cases {
+        let mut rng = Rng((heads * 100 + entries) as u64);
+        let mut kv = Kv::new(&mut rng, kv_heads, head_dim, stride, entries);
+        for (i, block) in kv.blocks.iter_mut().enumerate() {
+            // Some entries hidden, the whole second block too.
+            block.visible = if i == 1 {
+                0
+            } else {
+                rng.bits() | rng.bits() | 1
+            };
+        }
+        let q = rng.values(tokens * heads * head_dim);
+        let first = entries - tokens.min(entries);
+        let q_positions: Vec<u32> = (0..tokens).map(|t| (first + t) as u32).collect();
+        let shape = AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+        };
+        let (mut got, mut want) = (vec![f32::NAN; q.len()], vec![f32::NAN; q.len()]);
+        reference
+            .attention(&q, &q_positions, shape, &kv, &mut want)
+            .unwrap();
+
+        // A score is off by at most `score_error`; that scales a weight by e^±score_error, also in the total. The
+        // weighted mean of the values then moves by twice that, and by the roundings of the sums over the entries.
+        let finite = |x: &[f32]| {
+            x.iter()
+                .filter(|v| !v.is_nan())
+                .fold(0.0f32, |m, v| m.max(v.abs()))
+        };
+        let max_k = kv.blocks.iter().map(|b| finite(&b.k)).fold(0.0, f32::max);
+        let max_v = kv.blocks.iter().map(|b| finite(&b.v)).fold(0.0, f32::max);
+        let bound = |i: usize| {
+            let q = &q[i / head_dim * head_dim..][..head_dim];
+            let magnitude: f32 = shape.scale * q.iter().map(|q| q.abs() * max_k).sum::<f32>();
+            let score_error = magnitude * U * (roundings(head_dim) + 2.0);
+            (2.0 * score_error + U * (roundings(4 * entries) + 4.0 * kv.blocks.len() as f32))
+                * max_v
+        };
+        for cpu in &cpus {
+            let what = format!(
+                "{} H={heads} G={kv_heads} D={head_dim} S={entries}",
+                cpu.name()
+            );
+            cpu.attention(&q, &q_positions, shape, &kv, &mut got)
+                .unwrap();
+            assert_close(&what, &got, &want, bound);
+
+            // Token by token, with the entries after it not stored yet: the same bits.
+            let width = heads * head_dim;
+            for t in 0..tokens {
+                let mut then = Kv {
+                    blocks: Vec::new(),
+                    ..kv
+                };
+                for b in &kv.blocks {
+                    let mut positions = b.positions.clone();
+                    positions.retain(|p| *p <= q_positions[t]);
+                    then.blocks.push(support::Block {
+                        k: b.k.clone(),
+                        v: b.v.clone(),
+                        positions,
+                        visible: b.visible,
+                    });
+                }
+                let mut alone = vec![f32::NAN; width];
+                let q = &q[t * width..][..width];
+                cpu.attention(q, &q_positions[t..=t], shape, &then, &mut alone)
+                    .unwrap();
+                assert_same(
+                    &format!("{what}, token {t} alone"),
+                    &got[t * width..][..width],
+                    &alone,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_query_that_sees_nothing_gives_zeros() {
+    let mut kv = Kv::new(&mut Rng(1), 1, 4, 8, 3);
+    let shape = AttentionShape {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 4,
+        scale: 0.5,
+    };
+    kv.blocks[0].visible = 0;
+    for cpu in cpus(1).into_iter().chain([scalar()]) {
+        let mut out = [f32::NAN; 4];
+        cpu.attention(&[1.0; 4], &[5], shape, &kv, &mut out)
+            .unwrap();
+        assert_eq!(out, [0.0; 4], "{}", cpu.name());
+        let empty = Kv {
+            blocks: Vec::new(),
+            ..kv
+        };
+        cpu.attention(&[1.0; 4], &[5], shape, &empty, &mut out)
+            .unwrap();
+        assert_eq!(out, [0.0; 4], "{}", cpu.name());
+    }
+}
+
+#[test]
+fn empty_calls_do_nothing() {
+    for cpu in cpus(2).into_iter().chain([scalar()]) {
+        let mut acts = Activations::new(2, 8);
+        cpu.load(&mut acts, &[], 8, true).unwrap();
+        for format in Format::ALL {
+            let w = Packed::new(format, 3, 8, &[0.0; 24]);
+            cpu.matmul(&w.matrix(), &acts, &mut []).unwrap();
+        }
+        cpu.load(&mut acts, &[1.0; 8], 8, false).unwrap();
+        cpu.matmul(
+            &Matrix::new(Format::F16, 0, 8, &[]).unwrap(),
+            &acts,
+            &mut [],
+        )
+        .unwrap();
+        cpu.rms_norm(&[], &[1.0; 8], 1e-5, &mut []).unwrap();
+        cpu.add(&mut [], &[]).unwrap();
+        cpu.silu_mul(&mut [], &[]).unwrap();
+        cpu.rope(&mut [], 2, 4, &[], &[]).unwrap();
+    }
+}
+
+#[test]
+fn wrong_shapes_are_refused() {
+    use KernelError::{Limit, Multiple, NotQuantized, Shape};
+    let cpu = Cpu::new(1).unwrap();
+    let mut acts = Activations::new(2, 64);
+    let mut load = |x: &[f32], cols: usize| cpu.load(&mut acts, x, cols, false);
+    assert!(matches!(
+        load(&[0.0; 65], 64),
+        Err(Multiple {
+            of: 64,
+            actual: 65,
+            ..
+        })
+    ));
+    assert!(matches!(load(&[], 0), Err(Multiple { of: 0, .. })));
+    assert!(matches!(
+        load(&[0.0; 65], 65),
+        Err(Limit {
+            what: "cols",
+            limit: 64,
+            ..
+        })
+    ));
+    assert!(matches!(
+        load(&[0.0; 192], 64),
+        Err(Limit {
+            what: "tokens",
+            limit: 2,
+            actual: 3,
+            ..
+        })
+    ));
+    load(&[0.0; 64], 32).unwrap();
+
+    let q8 = Packed::new(Format::Q8, 3, 32, &[0.0; 96]);
+    let f32s = Packed::new(Format::F32, 3, 33, &[0.0; 99]);
+    let mut y = [0.0; 6];
+    assert!(matches!(
+        cpu.matmul(&q8.matrix(), &acts, &mut y),
+        Err(NotQuantized { format: "q8" })
+    ));
+    assert!(matches!(
+        cpu.matmul(&q8.matrix(), &acts, &mut y[1..]),
+        Err(Shape {
+            expected: 6,
+            actual: 5,
+            ..
+        })
+    ));
+    let result = cpu.matmul(&f32s.matrix(), &acts, &mut y);
+    assert!(matches!(
+        result,
+        Err(Shape {
+            what: "x",
+            expected: 33,
+            actual: 32,
+            ..
+        })
+    ));
+    assert!(matches!(
+        q8.matrix().row_into(3, &mut [0.0; 32]),
+        Err(Limit {
+            limit: 2,
+            actual: 3,
+            ..
+        })
+    ));
+    assert!(matches!(
+        q8.matrix().row_into(0, &mut [0.0; 31]),
+        Err(Shape { .. })
+    ));
+
+    assert!(cpu.rms_norm(&[0.0; 4], &[], 0.0, &mut [0.0; 4]).is_err());
+    assert!(
+        cpu.rms_norm(&[0.0; 4], &[1.0; 2], 0.0, &mut [0.0; 3])
+            .is_err()
+    );
+    assert!(
+        cpu.rms_norm_in_place(&mut [0.0; 5], &[1.0; 2], 0.0)
+            .is_err()
+    );
+    assert!(cpu.add(&mut [0.0; 5], &[0.0; 4]).is_err());
+    assert!(cpu.add_bias(&mut [0.0; 5], &[0.0; 2]).is_err());
+    assert!(cpu.silu_mul(&mut [0.0; 5], &[0.0; 4]).is_err());
+    assert!(cpu.rope(&mut [0.0; 6], 2, 3, &[0.0; 1], &[0.0; 1]).is_err());
+    assert!(cpu.rope(&mut [0.0; 8], 2, 4, &[0.0; 2], &[0.0; 1]).is_err());
+    assert!(cpu.rope(&mut [0.0; 8], 1, 4, &[0.0; 2], &[0.0; 2]).is_err());
+}
+
+#[test]
+fn wrong_attention_shapes_are_refused() {
+    let cpu = Cpu::new(1).unwrap();
+    let shape = AttentionShape {
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 4,
+        scale: 0.5,
+    };
+    let mut out = [0.0; 8];
+    let mut run =
+        |shape: AttentionShape, kv: &Kv, q: &[f32]| cpu.attention(q, &[1], shape, kv, &mut out);
+    let kv = Kv::new(&mut Rng(1), 1, 4, 8, 3);
+    run(shape, &kv, &[0.0; 8]).unwrap();
+    assert!(run(shape, &kv, &[0.0; 7]).is_err());
+    assert!(
+        run(
+            AttentionShape {
+                kv_heads: 0,
+                ..shape
+            },
+            &kv,
+            &[0.0; 8]
+        )
+        .is_err()
+    );
+    assert!(
+        run(
+            AttentionShape {
+                heads: 3,
+                kv_heads: 2,
+                ..shape
+            },
+            &kv,
+            &[0.0; 8]
+        )
+        .is_err()
+    );
+    assert!(
+        run(
+            AttentionShape {
+                head_dim: 0,
+                ..shape
+            },
+            &kv,
+            &[]
+        )
+        .is_err()
+    );
+    // Keys of one head where two are read.
+    assert!(
+        run(
+            AttentionShape {
+                kv_heads: 2,
+                ..shape
+            },
+            &kv,
+            &[0.0; 8]
+        )
+        .is_err()
+    );
+    assert!(
+        run(
+            shape,
+            &Kv {
+                stride: 65,
+                ..Kv::new(&mut Rng(1), 1, 4, 65, 3)
+            },
+            &[0.0; 8]
+        )
+        .is_err()
+    );
+    assert!(run(shape, &Kv::new(&mut Rng(1), 2, 4, 8, 3), &[0.0; 8]).is_err());
+}
+
+#[test]
+fn tables_are_listed_best_first_with_the_specification_last() {
+    let names: Vec<_> = skimstone_kernels::tables()
+        .iter()
+        .map(|t| t.name())
+        .collect();
+    assert_eq!(names[names.len() - 2..], ["generic", "scalar"]);
+    println!("kernel tables of this CPU: {}", names.join(", "));
+}

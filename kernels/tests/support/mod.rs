@@ -1,0 +1,234 @@
+//! Inputs shaped to matter, and comparisons that say what went wrong.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use skimstone_kernels::{
+    Activations, Cpu, Format, KvBlock, KvSource, Matrix, Table, quant, tables,
+};
+
+/// Half an ulp of 1: the relative error of one rounding.
+pub(crate) const U: f32 = f32::EPSILON / 2.0;
+
+/// A small seeded generator (SplitMix64), so that a failure can be repeated.
+pub(crate) struct Rng(pub u64);
+
+impl Rng {
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (self.bits() % n as u64) as usize
+    }
+
+    /// Uniform in -1..1.
+    pub(crate) fn unit(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// Mostly ordinary values; some outliers 20 times larger, zeros of both signs and denormals, as activations have.
+    pub(crate) fn value(&mut self) -> f32 {
+        match self.below(64) {
+            0 => 20.0 * self.unit(),
+            1 => 0.0,
+            2 => -0.0,
+            3 => 1e-40 * self.unit(),
+            _ => self.unit() + self.unit() + self.unit(),
+        }
+    }
+
+    pub(crate) fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+}
+
+/// The specification on one thread.
+pub(crate) fn scalar() -> Cpu {
+    let table = tables()
+        .into_iter()
+        .find(|t| t.name() == "scalar")
+        .expect("scalar is always there");
+    Cpu::with_table(table, 1).unwrap()
+}
+
+/// Every table but the specification.
+pub(crate) fn fast_tables() -> Vec<&'static Table> {
+    tables()
+        .into_iter()
+        .filter(|t| t.name() != "scalar")
+        .collect()
+}
+
+/// Whether to run a reduced set: an emulator is some 30 times slower than the CPU it runs on.
+pub(crate) fn quick() -> bool {
+    std::env::var_os("SKIMSTONE_TEST_QUICK").is_some()
+}
+
+/// A packed matrix that owns its bytes, aligned for every format.
+pub(crate) struct Packed {
+    pub(crate) format: Format,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// The bytes from `start` on, which is aligned for every format; a `Vec<u8>` itself may begin anywhere.
+    room: Vec<u8>,
+    start: usize,
+}
+
+impl Packed {
+    pub(crate) fn new(format: Format, rows: usize, cols: usize, values: &[f32]) -> Self {
+        let row_bytes = format.row_bytes(cols);
+        let mut bytes = vec![0; rows * row_bytes];
+        for (row, x) in bytes
+            .chunks_exact_mut(row_bytes)
+            .zip(values.chunks_exact(cols))
+        {
+            quant::pack_row(format, x, row).unwrap();
+        }
+        Self::from_bytes(format, rows, cols, &bytes)
+    }
+
+    pub(crate) fn from_bytes(format: Format, rows: usize, cols: usize, bytes: &[u8]) -> Self {
+        let mut room = vec![0; bytes.len() + 4];
+        let start = room.as_ptr().align_offset(4);
+        room[start..start + bytes.len()].copy_from_slice(bytes);
+        room.truncate(start + bytes.len());
+        Self {
+            format,
+            rows,
+            cols,
+            room,
+            start,
+        }
+    }
+
+    pub(crate) fn matrix(&self) -> Matrix<'_> {
+        Matrix::new(self.format, self.rows, self.cols, &self.room[self.start..]).unwrap()
+    }
+
+    /// The stored values `[rows, cols]`.
+    pub(crate) fn unpacked(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows * self.cols];
+        for (r, out) in out.chunks_exact_mut(self.cols).enumerate() {
+            self.matrix().row_into(r, out).unwrap();
+        }
+        out
+    }
+
+    pub(crate) fn matmul(&self, cpu: &Cpu, x: &[f32]) -> Vec<f32> {
+        let tokens = x.len() / self.cols;
+        let mut acts = Activations::new(tokens, self.cols);
+        cpu.load(&mut acts, x, self.cols, self.format.is_quantized())
+            .unwrap();
+        let mut y = vec![f32::NAN; tokens * self.rows];
+        cpu.matmul(&self.matrix(), &acts, &mut y).unwrap();
+        y
+    }
+}
+
+/// Blocks of keys and values that own their memory.
+pub(crate) struct Kv {
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) stride: usize,
+    pub(crate) blocks: Vec<Block>,
+}
+
+pub(crate) struct Block {
+    pub(crate) k: Vec<f32>,
+    pub(crate) v: Vec<f32>,
+    pub(crate) positions: Vec<u32>,
+    pub(crate) visible: u64,
+}
+
+impl Kv {
+    /// `entries` entries in blocks of `stride`, at positions 0, 1, …; what no entry uses is NaN.
+    pub(crate) fn new(
+        rng: &mut Rng,
+        kv_heads: usize,
+        head_dim: usize,
+        stride: usize,
+        entries: usize,
+    ) -> Self {
+        let mut kv = Self {
+            kv_heads,
+            head_dim,
+            stride,
+            blocks: Vec::new(),
+        };
+        for position in 0..entries {
+            let j = position % stride;
+            if j == 0 {
+                let unused = vec![f32::NAN; kv_heads * stride * head_dim];
+                kv.blocks.push(Block {
+                    k: unused.clone(),
+                    v: unused,
+                    positions: vec![],
+                    visible: u64::MAX,
+                });
+            }
+            let block = kv.blocks.last_mut().unwrap();
+            for g in 0..kv_heads {
+                let at = (g * stride + j) * head_dim;
+                for d in 0..head_dim {
+                    (block.k[at + d], block.v[at + d]) = (rng.value(), rng.value());
+                }
+            }
+            block.positions.push(position as u32);
+        }
+        kv
+    }
+}
+
+impl KvSource for Kv {
+    fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn block(&self, i: usize) -> KvBlock<'_> {
+        let b = &self.blocks[i];
+        KvBlock {
+            k: &b.k,
+            v: &b.v,
+            stride: self.stride,
+            len: b.positions.len(),
+            positions: &b.positions,
+            visible: b.visible,
+        }
+    }
+}
+
+/// Every value of `got` within its tolerance of `want`.
+#[track_caller]
+pub(crate) fn assert_close(
+    what: &str,
+    got: &[f32],
+    want: &[f32],
+    tolerance: impl Fn(usize) -> f32,
+) {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let tolerance = tolerance(i);
+        let close =
+            (g - w).abs() <= tolerance || g.to_bits() == w.to_bits() || (g.is_nan() && w.is_nan());
+        assert!(
+            close,
+            "{what}: value {i} is {g:e}, expected {w:e} ± {tolerance:e}"
+        );
+    }
+}
+
+/// The same bits.
+#[track_caller]
+pub(crate) fn assert_same(what: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert_eq!(
+            g.to_bits(),
+            w.to_bits(),
+            "{what}: value {i} is {g:e}, not the same bits as {w:e}"
+        );
+    }
+}
