@@ -1,0 +1,328 @@
+//! The forward pass, at the level of layer ranges.
+//!
+//! ```text
+//! embed ─▶ hidden [T, E] ─▶ run(layers) ─▶ hidden [T, E] ─▶ head ─▶ logits [V]
+//!
+//! layer:  hidden += o_proj · attention(rope(norm(q_proj · x)), rope(norm(k_proj · x)), v_proj · x)    x = rms_norm(hidden)
+//!         hidden += down_proj · (silu(gate_proj · x) ⊙ up_proj · x)                                   x = rms_norm(hidden)
+//! ```
+//!
+//! The three families differ by data only: `qwen2` has biases on q, k, v; `qwen3` norms each head of q and k; `head_dim` is
+//! free in all of them. A pass may start at any layer and end at any layer; a layer that does not run leaves no entry in its
+//! KV cache. The `T` rows of one pass may belong to several sessions: products serve all rows at once, only attention goes
+//! session by session ([`KvRows`]).
+
+use std::ops::Range;
+
+use skimstone_kernels::{Activations, AttentionShape, Cpu, Matrix};
+
+use crate::cancel::CancelHandle;
+use crate::config::ModelConfig;
+use crate::error::Result;
+use crate::kv_cache::KvCache;
+use crate::rope::Rope;
+use crate::weights::{LayerWeights, Weights};
+
+/// Working memory of one pass over up to `rows` positions.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    rows: usize,
+    /// The residual stream. `[T, E]`
+    pub(crate) hidden: Vec<f32>,
+    /// Normed input of a block, then its output. `[T, E]`
+    normed: Vec<f32>,
+    /// `[T, H·D]`
+    q: Vec<f32>,
+    /// `[T, G·D]`
+    k: Vec<f32>,
+    /// `[T, G·D]`
+    v: Vec<f32>,
+    /// `[T, H·D]`
+    attention: Vec<f32>,
+    /// `[T, F]`
+    gate: Vec<f32>,
+    /// `[T, F]`
+    up: Vec<f32>,
+    /// `[T, D/2]`
+    cos: Vec<f32>,
+    /// `[T, D/2]`
+    sin: Vec<f32>,
+    /// `[T]`
+    pub(crate) positions: Vec<u32>,
+    activations: Activations,
+}
+
+impl Scratch {
+    pub(crate) fn new(config: &ModelConfig, rows: usize) -> Self {
+        let floats = |width: usize| vec![0.0; rows * width];
+        Scratch {
+            rows,
+            hidden: floats(config.hidden_size),
+            normed: floats(config.hidden_size),
+            q: floats(config.q_size()),
+            k: floats(config.kv_size()),
+            v: floats(config.kv_size()),
+            attention: floats(config.q_size()),
+            gate: floats(config.intermediate_size),
+            up: floats(config.intermediate_size),
+            cos: floats(config.head_dim / 2),
+            sin: floats(config.head_dim / 2),
+            positions: vec![0; rows],
+            activations: Activations::new(rows, widest(config)),
+        }
+    }
+
+    /// Bytes of `Scratch::new(config, rows)`.
+    pub(crate) fn bytes(config: &ModelConfig, rows: usize) -> u64 {
+        let per_row = 2 * config.hidden_size
+            + 2 * config.q_size()
+            + 2 * config.kv_size()
+            + 2 * config.intermediate_size
+            + 2 * (config.head_dim / 2)
+            + 1;
+        (rows * per_row * size_of::<f32>() + Activations::bytes_for(rows, widest(config))) as u64
+    }
+
+    /// The first row of the residual stream, and one to work in.
+    pub(crate) fn two_rows(&mut self, hidden_size: usize) -> (&mut [f32], &mut [f32]) {
+        (
+            &mut self.hidden[..hidden_size],
+            &mut self.normed[..hidden_size],
+        )
+    }
+
+    /// Most positions of one pass.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+}
+
+/// The widest input of any product.
+fn widest(config: &ModelConfig) -> usize {
+    config
+        .hidden_size
+        .max(config.q_size())
+        .max(config.intermediate_size)
+}
+
+/// Whose KV cache each row of a pass belongs to.
+pub(crate) trait KvRows {
+    /// Number of caches.
+    fn caches(&self) -> usize;
+    /// Cache `i` and its rows.
+    fn cache(&mut self, i: usize) -> (&mut KvCache, Range<usize>);
+}
+
+/// All rows belong to one cache.
+pub(crate) struct OneCache<'a> {
+    pub(crate) kv: &'a mut KvCache,
+    pub(crate) rows: usize,
+}
+
+impl KvRows for OneCache<'_> {
+    fn caches(&self) -> usize {
+        1
+    }
+
+    fn cache(&mut self, _: usize) -> (&mut KvCache, Range<usize>) {
+        (self.kv, 0..self.rows)
+    }
+}
+
+/// A model's weights with what it takes to run them.
+#[derive(Clone, Copy)]
+pub(crate) struct Forward<'a> {
+    pub(crate) config: &'a ModelConfig,
+    pub(crate) weights: Weights<'a>,
+    pub(crate) cpu: &'a Cpu,
+    pub(crate) rope: &'a Rope,
+}
+
+impl Forward<'_> {
+    /// Runs `layers` over the first `rows` rows of `scratch.hidden` at `scratch.positions`, and appends to the caches.
+    ///
+    /// `tap` sees the hidden states after every layer.
+    ///
+    /// # Errors
+    /// Cancelled (looked at before every layer), or a full cache. The caller then rewinds the caches.
+    pub(crate) fn run(
+        &self,
+        layers: Range<usize>,
+        rows: usize,
+        scratch: &mut Scratch,
+        caches: &mut dyn KvRows,
+        cancel: &CancelHandle,
+        tap: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let half = rows * self.config.head_dim / 2;
+        self.rope.angles(
+            &scratch.positions[..rows],
+            &mut scratch.cos[..half],
+            &mut scratch.sin[..half],
+        );
+        for layer in layers {
+            cancel.check()?;
+            let weights = self.weights.layer(layer);
+            self.attention_block(layer, &weights, rows, scratch, caches)?;
+            self.mlp_block(&weights, rows, scratch)?;
+            tap(layer, &scratch.hidden[..rows * self.config.hidden_size]);
+        }
+        Ok(())
+    }
+
+    fn attention_block(
+        &self,
+        layer: usize,
+        w: &LayerWeights<'_>,
+        rows: usize,
+        scratch: &mut Scratch,
+        caches: &mut dyn KvRows,
+    ) -> Result<()> {
+        let (config, cpu) = (self.config, self.cpu);
+        let (e, d) = (config.hidden_size, config.head_dim);
+        let (q_size, kv_size) = (config.q_size(), config.kv_size());
+        let Scratch {
+            hidden,
+            normed,
+            q,
+            k,
+            v,
+            attention,
+            cos,
+            sin,
+            positions,
+            activations,
+            ..
+        } = scratch;
+        let (hidden, normed) = (&mut hidden[..rows * e], &mut normed[..rows * e]);
+        let (q, attention) = (&mut q[..rows * q_size], &mut attention[..rows * q_size]);
+        let (k, v) = (&mut k[..rows * kv_size], &mut v[..rows * kv_size]);
+        let (cos, sin) = (&cos[..rows * d / 2], &sin[..rows * d / 2]);
+
+        cpu.rms_norm(hidden, w.input_layernorm, config.rms_norm_eps, normed)?;
+        cpu.load(
+            activations,
+            normed,
+            e,
+            quantized(&[w.q_proj, w.k_proj, w.v_proj]),
+        )?;
+        self.linear(&w.q_proj, w.q_bias, activations, q)?;
+        self.linear(&w.k_proj, w.k_bias, activations, k)?;
+        self.linear(&w.v_proj, w.v_bias, activations, v)?;
+        for (x, norm) in [(&mut *q, w.q_norm), (&mut *k, w.k_norm)] {
+            if let Some(norm) = norm {
+                cpu.rms_norm_in_place(x, norm, config.rms_norm_eps)?;
+            }
+        }
+        cpu.rope(q, config.num_attention_heads, d, cos, sin)?;
+        cpu.rope(k, config.num_key_value_heads, d, cos, sin)?;
+
+        let shape = AttentionShape {
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: d,
+            scale: (d as f32).sqrt().recip(),
+        };
+        for i in 0..caches.caches() {
+            let (kv, own) = caches.cache(i);
+            let (kv_rows, q_rows) = (
+                own.start * kv_size..own.end * kv_size,
+                own.start * q_size..own.end * q_size,
+            );
+            kv.append(
+                layer,
+                &k[kv_rows.clone()],
+                &v[kv_rows],
+                &positions[own.clone()],
+            )?;
+            cpu.attention(
+                &q[q_rows.clone()],
+                &positions[own],
+                shape,
+                &kv.view(layer),
+                &mut attention[q_rows],
+            )?;
+        }
+
+        cpu.load(activations, attention, q_size, quantized(&[w.o_proj]))?;
+        self.linear(&w.o_proj, w.o_bias, activations, normed)?;
+        cpu.add(hidden, normed)?;
+        Ok(())
+    }
+
+    fn mlp_block(&self, w: &LayerWeights<'_>, rows: usize, scratch: &mut Scratch) -> Result<()> {
+        let (config, cpu) = (self.config, self.cpu);
+        let (e, f) = (config.hidden_size, config.intermediate_size);
+        let Scratch {
+            hidden,
+            normed,
+            gate,
+            up,
+            activations,
+            ..
+        } = scratch;
+        let (hidden, normed) = (&mut hidden[..rows * e], &mut normed[..rows * e]);
+        let (gate, up) = (&mut gate[..rows * f], &mut up[..rows * f]);
+
+        cpu.rms_norm(
+            hidden,
+            w.post_attention_layernorm,
+            config.rms_norm_eps,
+            normed,
+        )?;
+        cpu.load(activations, normed, e, quantized(&[w.gate_proj, w.up_proj]))?;
+        self.linear(&w.gate_proj, w.gate_bias, activations, gate)?;
+        self.linear(&w.up_proj, w.up_bias, activations, up)?;
+        cpu.silu_mul(gate, up)?;
+        cpu.load(activations, gate, f, quantized(&[w.down_proj]))?;
+        self.linear(&w.down_proj, w.down_bias, activations, normed)?;
+        cpu.add(hidden, normed)?;
+        Ok(())
+    }
+
+    /// The final norm. Shapes: `hidden` and `normed` are `[T, E]`.
+    pub(crate) fn norm(&self, hidden: &[f32], normed: &mut [f32]) -> Result<()> {
+        Ok(self.cpu.rms_norm(
+            hidden,
+            self.weights.norm(),
+            self.config.rms_norm_eps,
+            normed,
+        )?)
+    }
+
+    /// Logits of states after the final norm. Shapes: `normed` is `[T, E]`, `logits` is `[T, V]`.
+    pub(crate) fn head(
+        &self,
+        normed: &[f32],
+        scratch: &mut Scratch,
+        logits: &mut [f32],
+    ) -> Result<()> {
+        let head = self.weights.lm_head();
+        self.cpu.load(
+            &mut scratch.activations,
+            normed,
+            self.config.hidden_size,
+            quantized(&[head]),
+        )?;
+        Ok(self.cpu.matmul(&head, &scratch.activations, logits)?)
+    }
+
+    /// `y = x · wᵀ + bias`
+    fn linear(
+        &self,
+        w: &Matrix<'_>,
+        bias: Option<&[f32]>,
+        x: &Activations,
+        y: &mut [f32],
+    ) -> Result<()> {
+        self.cpu.matmul(w, x, y)?;
+        if let Some(bias) = bias {
+            self.cpu.add_bias(y, bias)?;
+        }
+        Ok(())
+    }
+}
+
+fn quantized(matrices: &[Matrix<'_>]) -> bool {
+    matrices.iter().any(|matrix| matrix.format().is_quantized())
+}

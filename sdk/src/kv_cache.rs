@@ -1,0 +1,521 @@
+//! Keys and values of one session, in refcounted blocks.
+//!
+//! ```text
+//! KvCache ── layer 0 ── [block][block][block·]   k, v: [G, 32, D] each     shared with forks until written
+//!         │             positions [len]          absolute position of every entry
+//!         │             visible   [blocks]       one bit per entry
+//!         ├─ layer 1 ── … its own length: a position that skips a layer leaves no entry there
+//!         └─ spare   ── blocks reserved for what the context still needs, so that `append` takes no lock
+//! ```
+//!
+//! A block holds only keys and values. Positions and visibility belong to the session, so hiding a chunk in one fork
+//! does not touch the others. Full blocks are shared by reference count; the last, partly filled block of a layer is
+//! always owned by one session alone, which is why [`KvCache::append`] writes through [`Arc::get_mut`] and needs neither
+//! locks nor copies. Whatever can need memory or fail happens in [`KvCache::new`], [`KvCache::fork`],
+//! [`KvCache::truncate`] and [`KvCache::restore`], before they change anything.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use skimstone_kernels::{KvBlock, KvSource};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Ledger;
+
+/// Positions per block. Small enough that a fork copies little, large enough that attention runs over long rows; at most
+/// 64, since the visibility of a block is one `u64`.
+pub const BLOCK_POSITIONS: usize = 32;
+
+/// Keys and values of [`BLOCK_POSITIONS`] positions of one layer. Returns its buffer to the pool when the last owner drops it.
+struct Block {
+    /// `[2, G, 32, D]`: keys, then values. Empty until the block is first written, so that reserved memory costs nothing yet.
+    kv: Vec<f32>,
+    pool: Arc<KvPool>,
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.pool.give_back(std::mem::take(&mut self.kv));
+    }
+}
+
+impl Block {
+    fn write(&mut self, slot: usize, k: &[f32], v: &[f32]) {
+        let (head_dim, half) = (self.pool.head_dim, self.pool.half());
+        if self.kv.is_empty() {
+            // Within the reserved capacity: fills, does not allocate.
+            self.kv.resize(2 * half, 0.0);
+        }
+        let (keys, values) = self.kv.split_at_mut(half);
+        for (rows, source) in [(keys, k), (values, v)] {
+            for (head, entry) in source.chunks_exact(head_dim).enumerate() {
+                let at = (head * BLOCK_POSITIONS + slot) * head_dim;
+                rows[at..at + head_dim].copy_from_slice(entry);
+            }
+        }
+    }
+
+    fn copy_from(&mut self, other: &Block) {
+        self.kv.clear();
+        self.kv.extend_from_slice(&other.kv);
+    }
+}
+
+/// All KV blocks of one model: hands them out, takes them back, and counts their bytes against the model's cap.
+pub(crate) struct KvPool {
+    kv_heads: usize,
+    head_dim: usize,
+    ledger: Arc<Ledger>,
+    state: Mutex<PoolState>,
+}
+
+#[derive(Default)]
+struct PoolState {
+    free: Vec<Vec<f32>>,
+    in_use: usize,
+}
+
+/// What the block pool of a model holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// Blocks that sessions and snapshots hold or have reserved.
+    pub blocks_in_use: usize,
+    /// Blocks that were returned and wait to be used again.
+    pub blocks_free: usize,
+    /// Bytes of one block.
+    pub block_bytes: u64,
+}
+
+impl KvPool {
+    pub(crate) fn new(kv_heads: usize, head_dim: usize, ledger: Arc<Ledger>) -> Self {
+        KvPool {
+            kv_heads,
+            head_dim,
+            ledger,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Values in the keys of one block.
+    fn half(&self) -> usize {
+        self.kv_heads * BLOCK_POSITIONS * self.head_dim
+    }
+
+    /// Bytes of one block of `kv_heads` heads of `head_dim` values.
+    pub(crate) fn block_bytes(kv_heads: usize, head_dim: usize) -> u64 {
+        2 * (kv_heads * BLOCK_POSITIONS * head_dim * size_of::<f32>()) as u64
+    }
+
+    pub(crate) fn usage(&self) -> PoolUsage {
+        let state = self.lock();
+        PoolUsage {
+            blocks_in_use: state.in_use,
+            blocks_free: state.free.len(),
+            block_bytes: Self::block_bytes(self.kv_heads, self.head_dim),
+        }
+    }
+
+    /// Frees the blocks that nobody uses and takes their bytes off the model's account.
+    pub(crate) fn trim(&self) {
+        let free = std::mem::take(&mut self.lock().free);
+        self.ledger
+            .give(free.len() as u64 * Self::block_bytes(self.kv_heads, self.head_dim));
+    }
+
+    /// `count` blocks, or an error and none.
+    fn take(self: &Arc<Self>, count: usize) -> Result<Vec<Arc<Block>>> {
+        let bytes = Self::block_bytes(self.kv_heads, self.head_dim);
+        let mut state = self.lock();
+        let missing = count.saturating_sub(state.free.len());
+        self.ledger.take(missing as u64 * bytes)?;
+        let mut fresh = Vec::with_capacity(missing);
+        for _ in 0..missing {
+            let mut kv: Vec<f32> = Vec::new();
+            if kv.try_reserve_exact(2 * self.half()).is_err() {
+                self.ledger.give(missing as u64 * bytes);
+                return Err(Error::new(
+                    ErrorKind::Memory,
+                    format!(
+                        "the system refused {} bytes for keys and values",
+                        missing as u64 * bytes
+                    ),
+                ));
+            }
+            fresh.push(kv);
+        }
+        let reused = state.free.len() - (count - missing);
+        fresh.extend(state.free.drain(reused..));
+        state.in_use += count;
+        drop(state);
+        Ok(fresh
+            .into_iter()
+            .map(|kv| {
+                Arc::new(Block {
+                    kv,
+                    pool: self.clone(),
+                })
+            })
+            .collect())
+    }
+
+    fn give_back(&self, kv: Vec<f32>) {
+        let mut state = self.lock();
+        state.free.push(kv);
+        state.in_use -= 1;
+    }
+
+    /// The pool holds plain counts and buffers that are valid at any point, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> std::sync::MutexGuard<'_, PoolState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Entries of one layer.
+struct LayerKv {
+    blocks: Vec<Arc<Block>>,
+    /// Absolute position of every entry, ascending. `[len]`
+    positions: Vec<u32>,
+    /// One word per block; bit `i` set: entry `i` of the block is seen by attention.
+    visible: Vec<u64>,
+}
+
+impl LayerKv {
+    fn with_capacity(context: usize) -> Self {
+        let blocks = context.div_ceil(BLOCK_POSITIONS);
+        LayerKv {
+            blocks: Vec::with_capacity(blocks),
+            positions: Vec::with_capacity(context),
+            visible: Vec::with_capacity(blocks),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Entries with a position below `position`.
+    fn count_below(&self, position: u32) -> usize {
+        self.positions.partition_point(|&p| p < position)
+    }
+
+    /// Cuts to `len` entries; blocks that nobody else holds go to `spare`.
+    fn cut(&mut self, len: usize, spare: &mut Vec<Arc<Block>>) {
+        let blocks = len.div_ceil(BLOCK_POSITIONS);
+        for mut block in self.blocks.drain(blocks..) {
+            if Arc::get_mut(&mut block).is_some() {
+                spare.push(block);
+            }
+        }
+        self.visible.truncate(blocks);
+        if let Some(last) = self.visible.last_mut() {
+            let filled = len - (blocks - 1) * BLOCK_POSITIONS;
+            *last &= mask(0..filled);
+        }
+        self.positions.truncate(len);
+    }
+
+    /// Takes over the entries of `other`: shares its full blocks, copies the partial one into a block of `spare`.
+    fn share_from(&mut self, other: &LayerKv, spare: &mut Vec<Arc<Block>>) -> Result<()> {
+        let full = other.len() / BLOCK_POSITIONS;
+        self.blocks.extend(other.blocks[..full].iter().cloned());
+        if let Some(partial) = other.blocks.get(full) {
+            self.blocks.push(copy_into_spare(partial, spare)?);
+        }
+        self.positions.extend_from_slice(&other.positions);
+        self.visible.extend_from_slice(&other.visible);
+        Ok(())
+    }
+}
+
+fn copy_into_spare(block: &Block, spare: &mut Vec<Arc<Block>>) -> Result<Arc<Block>> {
+    let mut copy = spare.pop().ok_or_else(no_reserve)?;
+    Arc::get_mut(&mut copy)
+        .ok_or_else(no_reserve)?
+        .copy_from(block);
+    Ok(copy)
+}
+
+fn context_full(context: usize) -> Error {
+    Error::new(
+        ErrorKind::ContextFull,
+        format!("the context of {context} positions is full"),
+    )
+}
+
+/// A broken invariant of this file: whoever changes the layers reserves first.
+fn no_reserve() -> Error {
+    Error::new(
+        ErrorKind::Memory,
+        "no key/value block is reserved for this position",
+    )
+}
+
+/// Bits of a range of entries of one block.
+fn mask(range: Range<usize>) -> u64 {
+    let below = |n: usize| if n >= 64 { u64::MAX } else { (1u64 << n) - 1 };
+    below(range.end) & !below(range.start)
+}
+
+/// Keys and values of one session. See the [module](self).
+pub(crate) struct KvCache {
+    layers: Vec<LayerKv>,
+    /// Blocks reserved for what the layers do not hold yet.
+    spare: Vec<Arc<Block>>,
+    /// Lengths of the layers at the last [`KvCache::mark`].
+    marks: Vec<usize>,
+    context: usize,
+    pool: Arc<KvPool>,
+}
+
+/// Entries of a cache at one moment, shared with the session they came from.
+pub(crate) struct KvSnapshot {
+    layers: Vec<LayerKv>,
+}
+
+impl KvCache {
+    /// An empty cache with everything reserved that `context` positions in `layers` layers need.
+    pub(crate) fn new(pool: &Arc<KvPool>, layers: usize, context: usize) -> Result<Self> {
+        Ok(KvCache {
+            layers: (0..layers)
+                .map(|_| LayerKv::with_capacity(context))
+                .collect(),
+            spare: pool.take(layers * context.div_ceil(BLOCK_POSITIONS))?,
+            marks: vec![0; layers],
+            context,
+            pool: pool.clone(),
+        })
+    }
+
+    /// Bytes that a session of `context` positions reserves.
+    pub(crate) fn bytes(layers: usize, context: usize, kv_heads: usize, head_dim: usize) -> u64 {
+        let blocks = context.div_ceil(BLOCK_POSITIONS);
+        (layers * blocks) as u64 * KvPool::block_bytes(kv_heads, head_dim)
+    }
+
+    /// Bytes of the blocks that hold entries, shared ones included.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let blocks: usize = self.layers.iter().map(|layer| layer.blocks.len()).sum();
+        blocks as u64 * KvPool::block_bytes(self.pool.kv_heads, self.pool.head_dim)
+    }
+
+    /// Entries of `layer`.
+    pub(crate) fn len(&self, layer: usize) -> usize {
+        self.layers[layer].len()
+    }
+
+    /// What attention reads of `layer`.
+    pub(crate) fn view(&self, layer: usize) -> LayerView<'_> {
+        LayerView {
+            layer: &self.layers[layer],
+            half: self.pool.half(),
+        }
+    }
+
+    /// Appends one entry per position. Shapes: `k`, `v` are `[T, G, D]`. Neither allocates nor locks.
+    pub(crate) fn append(
+        &mut self,
+        layer: usize,
+        k: &[f32],
+        v: &[f32],
+        positions: &[u32],
+    ) -> Result<()> {
+        let row = self.pool.kv_heads * self.pool.head_dim;
+        let context = self.context;
+        let kv = &mut self.layers[layer];
+        for ((k, v), &position) in k.chunks_exact(row).zip(v.chunks_exact(row)).zip(positions) {
+            let len = kv.len();
+            if len == context {
+                return Err(context_full(context));
+            }
+            let slot = len % BLOCK_POSITIONS;
+            if slot == 0 {
+                kv.blocks.push(self.spare.pop().ok_or_else(no_reserve)?);
+                kv.visible.push(0);
+            }
+            let (Some(block), Some(visible)) = (kv.blocks.last_mut(), kv.visible.last_mut()) else {
+                return Err(no_reserve());
+            };
+            Arc::get_mut(block)
+                .ok_or_else(no_reserve)?
+                .write(slot, k, v);
+            *visible |= 1 << slot;
+            kv.positions.push(position);
+        }
+        Ok(())
+    }
+
+    /// Remembers the lengths of all layers for [`KvCache::rewind`].
+    pub(crate) fn mark(&mut self) {
+        for (mark, layer) in self.marks.iter_mut().zip(&self.layers) {
+            *mark = layer.len();
+        }
+    }
+
+    /// Drops what was appended since [`KvCache::mark`], in every layer; for a pass that was cancelled midway.
+    pub(crate) fn rewind(&mut self) {
+        for (&mark, layer) in self.marks.iter().zip(&mut self.layers) {
+            layer.cut(mark, &mut self.spare);
+        }
+    }
+
+    /// Drops every entry at `position` or later.
+    ///
+    /// # Errors
+    /// When blocks shared with a fork must be copied or replaced and the byte cap does not allow it; nothing changes then.
+    pub(crate) fn truncate(&mut self, position: u32) -> Result<()> {
+        let per_layer = self.context.div_ceil(BLOCK_POSITIONS);
+        let (mut required, mut available) = (0, self.spare.len());
+        for layer in &self.layers {
+            let len = layer.count_below(position);
+            let blocks = len.div_ceil(BLOCK_POSITIONS);
+            required += per_layer - blocks;
+            if len % BLOCK_POSITIONS != 0 && Arc::strong_count(&layer.blocks[blocks - 1]) > 1 {
+                required += 1;
+            }
+            available += unshared(&layer.blocks[blocks..]);
+        }
+        self.reserve(required, available)?;
+        for layer in &mut self.layers {
+            let len = layer.count_below(position);
+            layer.cut(len, &mut self.spare);
+            if len % BLOCK_POSITIONS != 0
+                && let Some(last) = layer.blocks.last_mut()
+                && Arc::get_mut(last).is_none()
+            {
+                *last = copy_into_spare(last, &mut self.spare)?;
+            }
+        }
+        self.spare.truncate(required);
+        Ok(())
+    }
+
+    /// Shows or hides the entries at `positions` to attention, in every layer.
+    pub(crate) fn set_visible(&mut self, positions: Range<u32>, visible: bool) {
+        for layer in &mut self.layers {
+            let entries = layer.count_below(positions.start)..layer.count_below(positions.end);
+            for (i, word) in layer.visible.iter_mut().enumerate() {
+                let first = i * BLOCK_POSITIONS;
+                let from = entries.start.clamp(first, first + BLOCK_POSITIONS) - first;
+                let to = entries.end.clamp(first, first + BLOCK_POSITIONS) - first;
+                let bits = mask(from..to.max(from));
+                *word = if visible { *word | bits } else { *word & !bits };
+            }
+        }
+    }
+
+    /// A second cache with the same entries and its own reserve.
+    pub(crate) fn fork(&self) -> Result<KvCache> {
+        let full: usize = self
+            .layers
+            .iter()
+            .map(|layer| layer.len() / BLOCK_POSITIONS)
+            .sum();
+        let blocks = self.layers.len() * self.context.div_ceil(BLOCK_POSITIONS);
+        let mut spare = self.pool.take(blocks - full)?;
+        let layers = share(&self.layers, self.context, &mut spare)?;
+        Ok(KvCache {
+            layers,
+            spare,
+            marks: vec![0; self.layers.len()],
+            context: self.context,
+            pool: self.pool.clone(),
+        })
+    }
+
+    /// The entries of this moment, without a reserve to go on from.
+    pub(crate) fn snapshot(&self) -> Result<KvSnapshot> {
+        let partial = self
+            .layers
+            .iter()
+            .filter(|layer| layer.len() % BLOCK_POSITIONS != 0)
+            .count();
+        let mut copies = self.pool.take(partial)?;
+        let layers = share(&self.layers, 0, &mut copies)?;
+        Ok(KvSnapshot { layers })
+    }
+
+    /// Replaces all entries by those of `snapshot`.
+    pub(crate) fn restore(&mut self, snapshot: &KvSnapshot) -> Result<()> {
+        let longest = snapshot.layers.iter().map(LayerKv::len).max().unwrap_or(0);
+        if longest > self.context || snapshot.layers.len() != self.layers.len() {
+            return Err(Error::new(
+                ErrorKind::ContextFull,
+                format!(
+                    "the snapshot holds {longest} positions, the session's context is {}",
+                    self.context
+                ),
+            ));
+        }
+        let full: usize = snapshot
+            .layers
+            .iter()
+            .map(|layer| layer.len() / BLOCK_POSITIONS)
+            .sum();
+        let required = self.layers.len() * self.context.div_ceil(BLOCK_POSITIONS) - full;
+        let unshared: usize = self
+            .layers
+            .iter()
+            .map(|layer| unshared(&layer.blocks))
+            .sum();
+        self.reserve(required, self.spare.len() + unshared)?;
+        for (layer, source) in self.layers.iter_mut().zip(&snapshot.layers) {
+            layer.cut(0, &mut self.spare);
+            layer.share_from(source, &mut self.spare)?;
+        }
+        self.spare.truncate(required);
+        Ok(())
+    }
+
+    /// Takes from the pool what `available` blocks lack of `required`.
+    fn reserve(&mut self, required: usize, available: usize) -> Result<()> {
+        if required > available {
+            self.spare.extend(self.pool.take(required - available)?);
+        }
+        Ok(())
+    }
+}
+
+fn share(layers: &[LayerKv], context: usize, spare: &mut Vec<Arc<Block>>) -> Result<Vec<LayerKv>> {
+    layers
+        .iter()
+        .map(|layer| {
+            let mut copy = LayerKv::with_capacity(context);
+            copy.share_from(layer, spare)?;
+            Ok(copy)
+        })
+        .collect()
+}
+
+/// Blocks that only this session holds. Others may drop theirs meanwhile, so this is a lower bound.
+fn unshared(blocks: &[Arc<Block>]) -> usize {
+    blocks
+        .iter()
+        .filter(|block| Arc::strong_count(block) == 1)
+        .count()
+}
+
+/// One layer as attention reads it.
+pub(crate) struct LayerView<'a> {
+    layer: &'a LayerKv,
+    half: usize,
+}
+
+impl KvSource for LayerView<'_> {
+    fn blocks(&self) -> usize {
+        self.layer.blocks.len()
+    }
+
+    fn block(&self, i: usize) -> KvBlock<'_> {
+        let first = i * BLOCK_POSITIONS;
+        let len = (self.layer.len() - first).min(BLOCK_POSITIONS);
+        let (k, v) = self.layer.blocks[i].kv.split_at(self.half);
+        KvBlock {
+            k,
+            v,
+            stride: BLOCK_POSITIONS,
+            len,
+            positions: &self.layer.positions[first..first + len],
+            visible: self.layer.visible[i],
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Reasoning: a question goes in, events come out, and an answer is always the last of them.
+//!
+//! ```text
+//! ask ─▶ route's open ─▶ prompt ─▶ thinking: policy ─▶ step ─▶ policy ─▶ … ─▶ close ─▶ answer ─▶ Finished
+//!                                     budget: may one more step be taken, and the answer still fit?
+//! ```
+//!
+//! A *route* ([`RouteSpec`](crate::RouteSpec)) says which tokens open and close the thinking and how it is done; a
+//! [`ReasoningPolicy`] chooses each step; the [`Engine`] executes, enforces the [`Budget`], and logs what was decided.
+//!
+//! Routes of a bundle: `direct` answers at once; `cot` thinks in tokens; `skip` does so leaving out what does not matter;
+//! `latent` takes steps in the space of hidden states.
+
+mod budget;
+mod engine;
+mod event;
+mod policy;
+
+pub use budget::{Budget, Limit};
+pub use engine::{Ask, Engine, EngineOptions};
+pub use event::{Answer, Choice, Decision, Event, Usage};
+pub use policy::{Direct, Latent, NextStep, Observation, ReasoningPolicy, Think, policy_of};

@@ -1,0 +1,647 @@
+//! `Session`: one conversation's mutable state, and the steps that advance it.
+//!
+//! Everything is sized when a session is created: the KV blocks of its whole context, the scratch of one prefill chunk, the
+//! logits. [`Session::step`] therefore neither allocates nor locks, and fails only if the session is cancelled, its context is
+//! full, or the token is not one.
+//!
+//! A position may be fed from a token, an embedding, a soft mix of embeddings, the last hidden state, or a hidden state at some
+//! layer ([`StepInput`]); each call says whether it needs logits, since a latent step does not and the head is a large share
+//! of a small model.
+
+use std::ops::Range;
+
+use crate::cancel::CancelHandle;
+use crate::config::TokenId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::forward::{OneCache, Scratch};
+use crate::kv_cache::{KvCache, KvSnapshot};
+use crate::memory::{Charge, session_bytes};
+use crate::model::Model;
+use crate::spec::LatentMap;
+
+/// Prompt tokens per pass. Enough rows to read each weight once for many tokens, few enough that scratch stays small and a
+/// cancelled prefill ends soon.
+pub(crate) const PREFILL_CHUNK: usize = 64;
+
+/// How to create a session.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct SessionOptions {
+    /// Positions to reserve; `None`: the model's [`context`](Model::context), which is also the most.
+    pub context: Option<usize>,
+    /// A flag that stops this session's work; `None`: a new one.
+    pub cancel: Option<CancelHandle>,
+}
+
+impl SessionOptions {
+    /// The default options.
+    pub fn new() -> Self {
+        SessionOptions::default()
+    }
+
+    /// Sets the number of positions to reserve.
+    #[must_use]
+    pub fn with_context(mut self, context: usize) -> Self {
+        self.context = Some(context);
+        self
+    }
+
+    /// Sets the flag that stops this session's work.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: CancelHandle) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+}
+
+/// What feeds one position.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum StepInput<'a> {
+    /// A token.
+    Token(TokenId),
+    /// A vector in the space of embeddings. `[E]`
+    Embed(&'a [f32]),
+    /// A mix of token embeddings: `Σ probs[i] · embedding(ids[i])`.
+    Soft {
+        /// The tokens.
+        ids: &'a [TokenId],
+        /// Their weights, usually probabilities that sum to 1.
+        probs: &'a [f32],
+    },
+    /// The last hidden state through a latent map: one latent step.
+    Hidden(&'a LatentMap),
+    /// A hidden state that enters before `layer`; the layers below do not run and get no entry in their KV cache.
+    Resume {
+        /// The first layer to run.
+        layer: usize,
+        /// Its input. `[E]`
+        hidden: &'a [f32],
+    },
+}
+
+/// What a session has done since it was created; forks start at zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SessionUsage {
+    /// Positions fed from tokens.
+    pub tokens: usize,
+    /// Positions fed from hidden states, embeddings or mixes.
+    pub latent_steps: usize,
+    /// Layers run, counted per position.
+    pub layer_passes: usize,
+    /// Times the LM head ran.
+    pub head_passes: usize,
+}
+
+/// One conversation. See the [module](self).
+pub struct Session {
+    model: Model,
+    pub(crate) kv: KvCache,
+    scratch: Scratch,
+    context: usize,
+    position: usize,
+    /// Of the last position, if `fresh`. `[E]`
+    hidden: Vec<f32>,
+    /// `hidden` after the final norm. `[E]`
+    normed: Vec<f32>,
+    /// `[V]`
+    logits: Vec<f32>,
+    fresh: Fresh,
+    taps: Vec<Tap>,
+    usage: SessionUsage,
+    cancel: CancelHandle,
+    _charge: Charge,
+}
+
+/// Which outputs belong to the last position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fresh {
+    Nothing,
+    Hidden,
+    Logits,
+}
+
+struct Tap {
+    layer: usize,
+    /// `[E]`
+    hidden: Vec<f32>,
+    filled: bool,
+}
+
+/// A session's state at one moment. Shares its full KV blocks with the session; costs at most one block per layer.
+pub struct Snapshot {
+    model: Model,
+    kv: KvSnapshot,
+    position: usize,
+    hidden: Vec<f32>,
+    normed: Vec<f32>,
+    logits: Vec<f32>,
+    fresh: Fresh,
+}
+
+impl Session {
+    /// A session with everything reserved that its context needs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] for a context that the model does not have; [`ErrorKind::Memory`] if the cap does not allow it.
+    pub fn new(model: &Model, options: SessionOptions) -> Result<Session> {
+        let context = options.context.unwrap_or(model.context());
+        if context == 0 || context > model.context() {
+            let message = format!(
+                "a context of {context} positions, the model was opened for 1 to {}",
+                model.context()
+            );
+            return Err(Error::new(ErrorKind::Argument, message));
+        }
+        let kv = KvCache::new(model.pool(), model.config().num_hidden_layers, context)?;
+        Session::with_cache(model, kv, context, options.cancel.unwrap_or_default())
+    }
+
+    fn with_cache(
+        model: &Model,
+        kv: KvCache,
+        context: usize,
+        cancel: CancelHandle,
+    ) -> Result<Session> {
+        let config = model.config();
+        let charge = model.ledger().charge(session_bytes(config))?;
+        Ok(Session {
+            kv,
+            scratch: Scratch::new(config, PREFILL_CHUNK),
+            context,
+            position: 0,
+            hidden: vec![0.0; config.hidden_size],
+            normed: vec![0.0; config.hidden_size],
+            logits: vec![0.0; config.vocab_size],
+            fresh: Fresh::Nothing,
+            taps: Vec::new(),
+            usage: SessionUsage::default(),
+            cancel,
+            model: model.clone(),
+            _charge: charge,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Positions reserved.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// The next position; how many were fed.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Positions left.
+    pub fn room(&self) -> usize {
+        self.context - self.position
+    }
+
+    /// Logits of the last position, `[V]`; `None` if it was fed without the head.
+    pub fn logits(&self) -> Option<&[f32]> {
+        (self.fresh == Fresh::Logits).then_some(&self.logits)
+    }
+
+    /// Hidden state of the last position after the last layer, `[E]`; `None` at the start and after [`Session::truncate`].
+    pub fn hidden(&self) -> Option<&[f32]> {
+        (self.fresh >= Fresh::Hidden).then_some(&self.hidden)
+    }
+
+    /// [`Session::hidden`] after the final norm.
+    pub fn hidden_normed(&self) -> Option<&[f32]> {
+        (self.fresh >= Fresh::Hidden).then_some(&self.normed)
+    }
+
+    /// Counts since the session was created.
+    pub fn usage(&self) -> SessionUsage {
+        self.usage
+    }
+
+    /// Bytes of the KV blocks that hold entries; blocks shared with forks count in each.
+    pub fn kv_bytes(&self) -> u64 {
+        self.kv.held_bytes()
+    }
+
+    /// Entries in the KV cache of `layer`: fewer than [`Session::position`] where positions skipped the layer.
+    ///
+    /// # Panics
+    /// If the model has no such layer.
+    pub fn kv_len(&self, layer: usize) -> usize {
+        self.kv.len(layer)
+    }
+
+    /// The flag that stops this session's work.
+    pub fn cancel_handle(&self) -> CancelHandle {
+        self.cancel.clone()
+    }
+
+    /// Feeds `ids` and returns the logits of the last one.
+    ///
+    /// Works in chunks and looks at the cancel flag before each layer of each chunk. When it stops early, the chunks that were
+    /// completed stay, and [`Session::position`] says how many positions those are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ContextFull`], naming both numbers; [`ErrorKind::Token`]; [`ErrorKind::Argument`] for no tokens at all;
+    /// [`ErrorKind::Cancelled`].
+    pub fn prefill(&mut self, ids: &[TokenId]) -> Result<&[f32]> {
+        self.feed(ids)?;
+        self.head()
+    }
+
+    /// [`Session::prefill`] without the head: for a prompt that latent steps follow.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn feed(&mut self, ids: &[TokenId]) -> Result<()> {
+        self.check_input(ids)?;
+        for chunk in ids.chunks(PREFILL_CHUNK) {
+            self.feed_chunk(chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Feeds `ids` and hands the logits after each one to `each`, with its index.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn prefill_each(
+        &mut self,
+        ids: &[TokenId],
+        mut each: impl FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        self.check_input(ids)?;
+        let width = self.hidden.len();
+        for (i, chunk) in ids.chunks(PREFILL_CHUNK).enumerate() {
+            self.feed_chunk(chunk)?;
+            for row in 0..chunk.len() {
+                // The last row comes last, so that the session's own outputs are right afterwards.
+                self.hidden
+                    .copy_from_slice(&self.scratch.hidden[row * width..][..width]);
+                self.model.forward().norm(&self.hidden, &mut self.normed)?;
+                each(i * PREFILL_CHUNK + row, self.head()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds one token and returns the logits after it. Does not allocate.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn step(&mut self, id: TokenId) -> Result<&[f32]> {
+        self.step_input(StepInput::Token(id), true)?;
+        Ok(&self.logits)
+    }
+
+    /// One latent step: feeds the last hidden state through `map`, without the head. Does not allocate.
+    ///
+    /// # Errors
+    /// As [`Session::step_input`].
+    pub fn step_hidden(&mut self, map: &LatentMap) -> Result<()> {
+        self.step_input(StepInput::Hidden(map), false)
+    }
+
+    /// Feeds one position from `input`; `head` says whether to compute logits. Does not allocate.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ContextFull`], [`ErrorKind::Token`], [`ErrorKind::Cancelled`]; [`ErrorKind::Argument`] for a vector of the
+    /// wrong length, a layer that does not exist, or a hidden state where there is none.
+    pub fn step_input(&mut self, input: StepInput<'_>, head: bool) -> Result<()> {
+        self.check_room(1)?;
+        let layers = self.model.config().num_hidden_layers;
+        let first = self.load(input)?;
+        self.pass(first..layers, 1)?;
+        match input {
+            StepInput::Token(_) => self.usage.tokens += 1,
+            _ => self.usage.latent_steps += 1,
+        }
+        if head {
+            self.head()?;
+        }
+        Ok(())
+    }
+
+    /// Logits of the last position, computed now if it was fed without the head.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] if there is no last position.
+    pub fn head(&mut self) -> Result<&[f32]> {
+        if self.fresh == Fresh::Nothing {
+            return Err(no_hidden());
+        }
+        self.model
+            .forward()
+            .head(&self.normed, &mut self.scratch, &mut self.logits)?;
+        self.usage.head_passes += 1;
+        self.fresh = Fresh::Logits;
+        Ok(&self.logits)
+    }
+
+    /// Keeps the last hidden state after each of `layers` from now on; replaces earlier taps.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] for a layer that does not exist.
+    pub fn set_taps(&mut self, layers: &[usize]) -> Result<()> {
+        let (count, width) = (self.model.config().num_hidden_layers, self.hidden.len());
+        if let Some(layer) = layers.iter().find(|&&layer| layer >= count) {
+            return Err(no_layer(*layer, count));
+        }
+        self.taps = layers
+            .iter()
+            .map(|&layer| Tap {
+                layer,
+                hidden: vec![0.0; width],
+                filled: false,
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// The hidden state of the last position after `layer`, `[E]`; `None` if it is not tapped or did not run.
+    pub fn tap(&self, layer: usize) -> Option<&[f32]> {
+        self.taps
+            .iter()
+            .find(|tap| tap.layer == layer && tap.filled)
+            .map(|tap| tap.hidden.as_slice())
+    }
+
+    /// A second session in the same state. It shares full KV blocks, reserves the rest of its context, and has its own cancel
+    /// flag.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Memory`] if the cap does not allow it.
+    pub fn fork(&self) -> Result<Session> {
+        let kv = self.kv.fork()?;
+        let mut fork = Session::with_cache(&self.model, kv, self.context, CancelHandle::new())?;
+        fork.position = self.position;
+        fork.hidden.copy_from_slice(&self.hidden);
+        fork.normed.copy_from_slice(&self.normed);
+        fork.logits.copy_from_slice(&self.logits);
+        fork.fresh = self.fresh;
+        Ok(fork)
+    }
+
+    /// Forgets every position from `len` on. Logits and hidden state are gone then; feed a token to have new ones.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] if `len` is beyond the position; [`ErrorKind::Memory`] if blocks that a fork shares cannot be
+    /// replaced under the cap. Nothing changes then.
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
+        if len > self.position {
+            let message = format!(
+                "cannot truncate to {len}, the session is at position {}",
+                self.position
+            );
+            return Err(Error::new(ErrorKind::Argument, message));
+        }
+        if len < self.position {
+            self.kv.truncate(len as u32)?;
+            self.position = len;
+            self.forget_outputs();
+        }
+        Ok(())
+    }
+
+    /// Shows or hides `positions` to later ones, in every layer. Nothing is recomputed.
+    pub fn set_visible(&mut self, positions: Range<usize>, visible: bool) {
+        let clamp = |position: usize| position.min(self.position) as u32;
+        self.kv
+            .set_visible(clamp(positions.start)..clamp(positions.end), visible);
+    }
+
+    /// The state of this moment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Memory`] if the cap does not allow the copy of the last blocks.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Ok(Snapshot {
+            model: self.model.clone(),
+            kv: self.kv.snapshot()?,
+            position: self.position,
+            hidden: self.hidden.clone(),
+            normed: self.normed.clone(),
+            logits: self.logits.clone(),
+            fresh: self.fresh,
+        })
+    }
+
+    /// Returns to the state of `snapshot`, which may come from another session of the same model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] for another model's snapshot, [`ErrorKind::ContextFull`] if it does not fit,
+    /// [`ErrorKind::Memory`] if the cap does not allow it. Nothing changes then.
+    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
+        if !self.model.same_as(&snapshot.model) {
+            return Err(Error::new(
+                ErrorKind::Argument,
+                "the snapshot belongs to another model",
+            ));
+        }
+        if snapshot.position > self.context {
+            return Err(self.context_full(snapshot.position));
+        }
+        self.kv.restore(&snapshot.kv)?;
+        self.position = snapshot.position;
+        self.hidden.copy_from_slice(&snapshot.hidden);
+        self.normed.copy_from_slice(&snapshot.normed);
+        self.logits.copy_from_slice(&snapshot.logits);
+        self.fresh = snapshot.fresh;
+        self.taps.iter_mut().for_each(|tap| tap.filled = false);
+        Ok(())
+    }
+
+    /// Puts `input` into the first row of the residual stream; returns the layer to start at.
+    fn load(&mut self, input: StepInput<'_>) -> Result<usize> {
+        let config = self.model.config();
+        let row = &mut self.scratch.hidden[..config.hidden_size];
+        let embeddings = self.model.forward().weights.embed_tokens();
+        match input {
+            StepInput::Token(id) => {
+                self.model.check_ids(&[id])?;
+                embeddings.row_into(id as usize, row)?;
+            }
+            StepInput::Embed(values) => copy_row(values, row)?,
+            StepInput::Soft { ids, probs } => {
+                self.model.check_ids(ids)?;
+                if ids.is_empty() || ids.len() != probs.len() {
+                    let message = format!(
+                        "a soft input of {} tokens and {} weights",
+                        ids.len(),
+                        probs.len()
+                    );
+                    return Err(Error::new(ErrorKind::Argument, message));
+                }
+                let (row, embedding) = self.scratch.two_rows(config.hidden_size);
+                row.fill(0.0);
+                for (&id, &weight) in ids.iter().zip(probs) {
+                    embeddings.row_into(id as usize, embedding)?;
+                    for (x, value) in row.iter_mut().zip(embedding.iter()) {
+                        *x += weight * value;
+                    }
+                }
+            }
+            StepInput::Hidden(map) => {
+                if self.fresh == Fresh::Nothing {
+                    return Err(no_hidden());
+                }
+                match map {
+                    LatentMap::Identity { normed: true } => copy_row(&self.normed, row)?,
+                    LatentMap::Identity { normed: false } => copy_row(&self.hidden, row)?,
+                }
+            }
+            StepInput::Resume { layer, hidden } => {
+                if layer >= config.num_hidden_layers {
+                    return Err(no_layer(layer, config.num_hidden_layers));
+                }
+                copy_row(hidden, row)?;
+                return Ok(layer);
+            }
+        }
+        Ok(0)
+    }
+
+    fn feed_chunk(&mut self, ids: &[TokenId]) -> Result<()> {
+        let embeddings = self.model.forward().weights.embed_tokens();
+        let rows = self.scratch.hidden.chunks_exact_mut(self.hidden.len());
+        for (&id, row) in ids.iter().zip(rows) {
+            embeddings.row_into(id as usize, row)?;
+        }
+        self.pass(0..self.model.config().num_hidden_layers, ids.len())?;
+        self.usage.tokens += ids.len();
+        Ok(())
+    }
+
+    /// Runs `layers` over the first `rows` rows of the residual stream and keeps the last one.
+    fn pass(&mut self, layers: Range<usize>, rows: usize) -> Result<()> {
+        let Session {
+            model,
+            kv,
+            scratch,
+            taps,
+            cancel,
+            position,
+            ..
+        } = self;
+        let width = model.config().hidden_size;
+        for (i, slot) in scratch.positions[..rows].iter_mut().enumerate() {
+            *slot = (*position + i) as u32;
+        }
+        kv.mark();
+        taps.iter_mut().for_each(|tap| tap.filled = false);
+        let mut tap = |layer: usize, hidden: &[f32]| {
+            for tap in taps.iter_mut().filter(|tap| tap.layer == layer) {
+                tap.hidden.copy_from_slice(&hidden[(rows - 1) * width..]);
+                tap.filled = true;
+            }
+        };
+        let mut cache = OneCache { kv, rows };
+        let result =
+            model
+                .forward()
+                .run(layers.clone(), rows, scratch, &mut cache, cancel, &mut tap);
+        if let Err(error) = result {
+            self.kv.rewind();
+            return Err(error);
+        }
+        self.position += rows;
+        self.usage.layer_passes += rows * layers.len();
+        self.hidden
+            .copy_from_slice(&self.scratch.hidden[(rows - 1) * width..rows * width]);
+        self.model.forward().norm(&self.hidden, &mut self.normed)?;
+        self.fresh = Fresh::Hidden;
+        Ok(())
+    }
+
+    /// Takes over the outputs of a position that a [`Batch`](crate::Batch) ran.
+    pub(crate) fn accept(&mut self, hidden: &[f32], normed: &[f32], logits: &[f32]) {
+        self.position += 1;
+        self.usage.tokens += 1;
+        self.usage.layer_passes += self.model.config().num_hidden_layers;
+        self.usage.head_passes += 1;
+        self.hidden.copy_from_slice(hidden);
+        self.normed.copy_from_slice(normed);
+        self.logits.copy_from_slice(logits);
+        self.fresh = Fresh::Logits;
+        self.taps.iter_mut().for_each(|tap| tap.filled = false);
+    }
+
+    fn forget_outputs(&mut self) {
+        self.fresh = Fresh::Nothing;
+        self.taps.iter_mut().for_each(|tap| tap.filled = false);
+    }
+
+    fn check_input(&self, ids: &[TokenId]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::new(ErrorKind::Argument, "no tokens to feed"));
+        }
+        self.model.check_ids(ids)?;
+        self.check_room(ids.len())
+    }
+
+    /// Refuses more positions than are left.
+    pub(crate) fn check_room(&self, positions: usize) -> Result<()> {
+        if positions > self.room() {
+            return Err(self.context_full(self.position + positions));
+        }
+        Ok(())
+    }
+
+    fn context_full(&self, needed: usize) -> Error {
+        let message = format!(
+            "{needed} positions are needed, the context is {}",
+            self.context
+        );
+        Error::new(ErrorKind::ContextFull, message)
+            .with_hint("shorten the prompt or open a larger context")
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("position", &self.position)
+            .field("context", &self.context)
+            .field("usage", &self.usage)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+fn copy_row(values: &[f32], row: &mut [f32]) -> Result<()> {
+    if values.len() != row.len() {
+        let message = format!(
+            "a vector of {} values, hidden_size is {}",
+            values.len(),
+            row.len()
+        );
+        return Err(Error::new(ErrorKind::Argument, message));
+    }
+    row.copy_from_slice(values);
+    Ok(())
+}
+
+fn no_hidden() -> Error {
+    Error::new(
+        ErrorKind::Argument,
+        "there is no hidden state yet; feed a token first",
+    )
+}
+
+fn no_layer(layer: usize, layers: usize) -> Error {
+    Error::new(
+        ErrorKind::Argument,
+        format!("there is no layer {layer}, the model has {layers}"),
+    )
+}
