@@ -1,2 +1,25 @@
-//! training
+//! Distills chains of thought into small quantized students.
+//!
+//! ```text
+//! rows.jsonl ─tokenizer─▶ tokenizer.json
+//!     └─train (recipe.toml)─▶ checkpoints, events.jsonl, curve.svg ─export─▶ student.skim ─eval (through the runtime)─▶ card.json
+//! ```
+//!
+//! A stage reads files and writes files; the recipe and hashes of its inputs are saved beside its outputs, so that a run can be repeated.
+
+pub mod checkpoint;
+pub mod data;
+pub mod error;
+pub mod loss;
+pub mod ops;
+pub mod optimizer;
+pub mod pack;
+pub mod progress;
+pub mod recipe;
+pub mod score;
 pub mod sleep;
+pub mod student;
+pub mod tokenize;
+pub mod trainer;
+
+pub use error::{Error, Result};

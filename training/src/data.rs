@@ -1,0 +1,318 @@
+//! Rows: from JSONL to token sequences with weights.
+//!
+//! ```text
+//! {"id":"7","kind":"waso","group":"night-3","question":"…","chunks":["…","…"],"answer":"…"}
+//!
+//! cot     tok(question) <|cot|> tok(chunk) <|sep|> tok(chunk) <|answer|> tok(answer) <|end|>
+//! direct  tok(question) <|direct|> tok(answer) <|end|>
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+use serde::{Deserialize, Serialize};
+use tokenizers::Tokenizer;
+
+use crate::error::{Error, Result};
+use crate::recipe::{Data, Route};
+use crate::tokenize::{ANSWER, END, SEPARATOR};
+
+/// One solved question.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Row {
+    /// Unique in its file.
+    #[serde(default)]
+    pub id: String,
+    /// The question kind, for reports.
+    #[serde(default)]
+    pub kind: String,
+    /// Rows of one group share a long beginning of the question.
+    #[serde(default)]
+    pub group: String,
+    /// The prompt.
+    pub question: String,
+    /// The thinking, cut where a part may be skipped.
+    #[serde(default)]
+    pub chunks: Vec<String>,
+    /// The final text.
+    pub answer: String,
+}
+
+/// Reads rows of a `.jsonl` or `.jsonl.gz` file one by one.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be opened; the iterator yields [`Error::Row`] with line and field.
+pub fn read_rows(path: &Path) -> Result<impl Iterator<Item = Result<Row>>> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let reader: Box<dyn Read> = match path.extension().is_some_and(|e| e == "gz") {
+        true => Box::new(MultiGzDecoder::new(file)),
+        false => Box::new(file),
+    };
+    let path = path.to_owned();
+    let lines = BufReader::with_capacity(1 << 16, reader)
+        .lines()
+        .enumerate();
+    Ok(lines.filter_map(move |(index, line)| match line {
+        Err(error) => Some(Err(Error::io(&path)(error))),
+        Ok(line) if line.trim().is_empty() => None,
+        Ok(line) => Some(parse(&line).map_err(|(field, message)| Error::Row {
+            path: path.clone(),
+            line: index + 1,
+            field,
+            message,
+        })),
+    }))
+}
+
+/// A row from one line, or the field at fault and what is wrong with it.
+fn parse(line: &str) -> Result<Row, (String, String)> {
+    let row: Row = serde_json::from_str(line).map_err(|error| {
+        let text = error.to_string();
+        let field = text
+            .split('`')
+            .nth(1)
+            .filter(|_| text.starts_with("missing field"))
+            .unwrap_or("(line)");
+        (field.to_owned(), text)
+    })?;
+    for (field, text) in [("question", &row.question), ("answer", &row.answer)] {
+        if text.is_empty() {
+            return Err((field.to_owned(), "is empty".to_owned()));
+        }
+    }
+    match row.chunks.iter().position(String::is_empty) {
+        Some(index) => Err((format!("chunks[{index}]"), "is empty".to_owned())),
+        None => Ok(row),
+    }
+}
+
+/// A run of tokens of one weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// Token indices in the row.
+    pub range: Range<usize>,
+    /// Weight of predicting each of them.
+    pub weight: f32,
+}
+
+/// A row as the student sees it on one route.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenizedRow {
+    /// Which rows to pack together.
+    pub group: u32,
+    /// The whole sequence.
+    pub tokens: Vec<u32>,
+    /// Weights, in order and without gaps or overlaps.
+    pub spans: Vec<Span>,
+}
+
+impl TokenizedRow {
+    /// Indices and weights of the tokens that are predicted. The first token has nothing before it.
+    pub fn scored(&self) -> impl Iterator<Item = (usize, f32)> {
+        self.spans
+            .iter()
+            .filter(|span| span.weight > 0.0)
+            .flat_map(|span| {
+                span.range
+                    .clone()
+                    .filter(|at| *at > 0)
+                    .map(|at| (at, span.weight))
+            })
+    }
+
+    fn push(&mut self, tokens: &[u32], weight: f32) {
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        match self.spans.last_mut() {
+            Some(last) if last.weight == weight => last.range.end = self.tokens.len(),
+            _ => self.spans.push(Span {
+                range: start..self.tokens.len(),
+                weight,
+            }),
+        }
+    }
+}
+
+/// Turns rows into token sequences.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    routes: BTreeMap<String, (Route, u32)>,
+    separator: u32,
+    answer: u32,
+    end: u32,
+}
+
+impl Encoder {
+    /// An encoder over `tokenizer`, which must know every special token that `routes` name.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`], naming the token that it lacks.
+    pub fn new(tokenizer: Tokenizer, routes: &BTreeMap<String, Route>) -> Result<Encoder> {
+        let id = |token: &str| {
+            tokenizer
+                .token_to_id(token)
+                .ok_or_else(|| Error::Tokenizer(format!("has no special token `{token}`")))
+        };
+        let with_ids = routes
+            .iter()
+            .map(|(name, route)| Ok((name.clone(), (route.clone(), id(&route.open)?))));
+        Ok(Encoder {
+            routes: with_ids.collect::<Result<_>>()?,
+            separator: id(SEPARATOR)?,
+            answer: id(ANSWER)?,
+            end: id(END)?,
+            tokenizer,
+        })
+    }
+
+    /// Reads `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if it cannot be read or lacks a special token.
+    pub fn open(path: &Path, routes: &BTreeMap<String, Route>) -> Result<Encoder> {
+        let tokenizer = Tokenizer::from_file(path)
+            .map_err(|error| Error::Tokenizer(format!("{}: {error}", path.display())))?;
+        Encoder::new(tokenizer, routes)
+    }
+
+    /// Size of the vocabulary, special tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// The token that ends an answer.
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+
+    /// The token that separates chunks.
+    pub fn separator(&self) -> u32 {
+        self.separator
+    }
+
+    /// The token that ends thinking and starts the answer.
+    pub fn answer(&self) -> u32 {
+        self.answer
+    }
+
+    /// The knobs of a route and the token that opens it.
+    pub fn route(&self, name: &str) -> Option<(&Route, u32)> {
+        self.routes.get(name).map(|(route, open)| (route, *open))
+    }
+
+    /// Tokens of a text.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the tokenizer refuses it.
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, false)
+            .map_err(|error| Error::Tokenizer(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The sequence of a question with its thinking and answer on a route.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] for a route that the encoder does not know.
+    pub fn encode(
+        &self,
+        route: &str,
+        question: &str,
+        chunks: &[String],
+        answer: &str,
+    ) -> Result<TokenizedRow> {
+        let Some((knobs, open)) = self.route(route) else {
+            return Err(Error::Recipe(format!("unknown route `{route}`")));
+        };
+        let mut row = TokenizedRow::default();
+        row.push(&self.tokens(question)?, knobs.question_weight);
+        // The engine forces the opening token, so there is nothing to learn about it.
+        row.push(&[open], 0.0);
+        if knobs.thinking {
+            for (index, chunk) in chunks.iter().enumerate() {
+                if index > 0 {
+                    row.push(&[self.separator], knobs.thinking_weight);
+                }
+                row.push(&self.tokens(chunk)?, knobs.thinking_weight);
+            }
+            row.push(&[self.answer], knobs.thinking_weight);
+        }
+        row.push(&self.tokens(answer)?, knobs.answer_weight);
+        row.push(&[self.end], knobs.answer_weight);
+        Ok(row)
+    }
+}
+
+/// Rows in memory, tokenized once per route.
+#[derive(Debug, Default)]
+pub struct Dataset {
+    /// The rows, in file order, routes of a row after each other.
+    pub rows: Vec<TokenizedRow>,
+    groups: HashMap<String, u32>,
+}
+
+impl Dataset {
+    /// Reads and tokenizes files; rows longer than `context` are refused.
+    ///
+    /// # Errors
+    /// [`Error::Row`] with file, line and field.
+    pub fn load(data: &[Data], encoder: &Encoder, context: usize) -> Result<Dataset> {
+        let mut dataset = Dataset::default();
+        for source in data {
+            for (index, row) in read_rows(&source.path)?
+                .take(source.limit.unwrap_or(usize::MAX))
+                .enumerate()
+            {
+                let row = row?;
+                let group = dataset.group(&row);
+                for route in &source.routes {
+                    let mut tokenized =
+                        encoder.encode(route, &row.question, &row.chunks, &row.answer)?;
+                    if tokenized.tokens.len() > context {
+                        let message = format!(
+                            "{} tokens on route `{route}`, the context has {context}",
+                            tokenized.tokens.len()
+                        );
+                        return Err(Error::Row {
+                            path: source.path.clone(),
+                            line: index + 1,
+                            field: "question".to_owned(),
+                            message,
+                        });
+                    }
+                    tokenized.group = group;
+                    dataset.rows.push(tokenized);
+                }
+            }
+        }
+        Ok(dataset)
+    }
+
+    /// The number of a row's group; a row without one is its own.
+    fn group(&mut self, row: &Row) -> u32 {
+        let next = self.groups.len() as u32;
+        let key = if row.group.is_empty() {
+            format!("\0{next}")
+        } else {
+            row.group.clone()
+        };
+        *self.groups.entry(key).or_insert(next)
+    }
+
+    /// Groups of rows.
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Tokens of all rows, prefixes counted for each row.
+    pub fn token_count(&self) -> usize {
+        self.rows.iter().map(|row| row.tokens.len()).sum()
+    }
+}

@@ -1,0 +1,305 @@
+//! `Student`: the candle twin of the runtime's model, with the same tensor names and the same numbers.
+//!
+//! ```text
+//! tokens [N] ─embed─▶ x [N, E] ─┬─ L × ( x += o_proj · attention(rope(qk_norm(qkv · rms_norm(x))))
+//!                               │        x += down_proj · swiglu(gate_up · rms_norm(x)) )
+//!                               └─▶ rows that predict something [M, E] ─rms_norm─▶ lm_head ─▶ logits [M, V]
+//! ```
+//!
+//! Families `llama`, `qwen2` and `qwen3`. The parity test holds it to the runtime's logits; the runtime executes one
+//! token after another over a cache, this one whole batches without a cache, so they check each other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor, Var};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use skimstone::{ModelConfig, RopeScaling};
+
+use crate::error::{Error, Result};
+use crate::ops::attention::attention;
+use crate::ops::linear::linear;
+use crate::ops::rms_norm::rms_norm;
+use crate::ops::rope::{Angles, Heads, rope};
+use crate::ops::swiglu::swiglu;
+use crate::pack::{Batch, Segment};
+
+/// A trainable model. Clones share their variables.
+#[derive(Clone, Debug)]
+pub struct Student {
+    config: ModelConfig,
+    variables: Arc<Vec<(String, Var)>>,
+    layers: Arc<Vec<Layer>>,
+    embed_tokens: Tensor,
+    norm: Tensor,
+    /// The embedding itself when tied.
+    lm_head: Tensor,
+    inverse_frequencies: Arc<Vec<f64>>,
+    heads: Heads,
+    eps: f64,
+}
+
+/// The variables of one layer, as tensors that the graph tracks.
+#[derive(Debug)]
+struct Layer {
+    input_layernorm: Tensor,
+    qkv: [Projection; 3],
+    qk_norm: Option<(Tensor, Tensor)>,
+    o_proj: Projection,
+    post_attention_layernorm: Tensor,
+    gate_up: [Projection; 2],
+    down_proj: Projection,
+}
+
+#[derive(Debug)]
+struct Projection {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Projection {
+    fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        add_bias(linear(x, &self.weight)?, self.bias.as_ref())
+    }
+}
+
+fn add_bias(y: Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
+    match bias {
+        Some(bias) => y.broadcast_add(bias),
+        None => Ok(y),
+    }
+}
+
+/// One product for several projections of the same input; stacking small weights costs less than reading `x` again.
+fn apply_stacked(projections: &[Projection], x: &Tensor) -> candle_core::Result<Tensor> {
+    let weights: Vec<&Tensor> = projections.iter().map(|p| &p.weight).collect();
+    let biases: Vec<&Tensor> = projections.iter().filter_map(|p| p.bias.as_ref()).collect();
+    let bias = if biases.is_empty() {
+        None
+    } else {
+        Some(Tensor::cat(&biases, 0)?)
+    };
+    add_bias(linear(x, &Tensor::cat(&weights, 0)?)?, bias.as_ref())
+}
+
+impl Student {
+    /// A student with random weights: normal with deviation `std`, narrower by `1/√(2L)` for the projections that write into
+    /// the residual stream (GPT-2 §2.3), ones for norms, zeros for biases.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] if the configuration contradicts itself.
+    pub fn random(config: &ModelConfig, seed: u64, std: f64) -> Result<Student> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let residual = std / (2.0 * config.num_hidden_layers as f64).sqrt();
+        Student::build(config, |name, shape| {
+            let len = shape.iter().product();
+            let is_residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+            Ok(match shape.len() {
+                2 => normal(&mut rng, len, if is_residual { residual } else { std }),
+                _ if name.ends_with("norm.weight") => vec![1.0; len],
+                _ => vec![0.0; len],
+            })
+        })
+    }
+
+    /// A student whose weights come from `tensors`, named and shaped as [`ModelConfig::tensors`] says.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] for a missing tensor or one of another shape.
+    pub fn from_tensors(
+        config: &ModelConfig,
+        tensors: &HashMap<String, Tensor>,
+    ) -> Result<Student> {
+        Student::build(config, |name, shape| {
+            let tensor = tensors
+                .get(name)
+                .ok_or_else(|| Error::Recipe(format!("weights have no tensor `{name}`")))?;
+            if tensor.dims() != shape {
+                let found = tensor.dims();
+                return Err(Error::Recipe(format!(
+                    "tensor `{name}`: expected {shape:?}, weights have {found:?}"
+                )));
+            }
+            Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+        })
+    }
+
+    fn build(
+        config: &ModelConfig,
+        mut values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
+    ) -> Result<Student> {
+        config.validate()?;
+        let mut variables = Vec::new();
+        for tensor in config.tensors() {
+            let data = values(&tensor.name, &tensor.shape)?;
+            let data = Tensor::from_vec(data, tensor.shape.as_slice(), &Device::Cpu)?;
+            variables.push((tensor.name, Var::from_tensor(&data)?));
+        }
+        let by_name: HashMap<&str, &Var> = variables
+            .iter()
+            .map(|(name, var)| (name.as_str(), var))
+            .collect();
+        let find = |name: &str| by_name.get(name).map(|var| var.as_tensor().clone());
+        let get = |name: &str| {
+            find(name)
+                .ok_or_else(|| Error::Recipe(format!("a `{}` has no `{name}`", config.model_type)))
+        };
+        let layers = (0..config.num_hidden_layers)
+            .map(|l| {
+                let at = |name: &str| get(&format!("model.layers.{l}.{name}"));
+                let projection = |name: &str| -> Result<Projection> {
+                    let bias = find(&format!("model.layers.{l}.{name}.bias"));
+                    Ok(Projection {
+                        weight: at(&format!("{name}.weight"))?,
+                        bias,
+                    })
+                };
+                let qk_norm = match config.qk_norm() {
+                    true => Some((
+                        at("self_attn.q_norm.weight")?,
+                        at("self_attn.k_norm.weight")?,
+                    )),
+                    false => None,
+                };
+                Ok(Layer {
+                    input_layernorm: at("input_layernorm.weight")?,
+                    qkv: [
+                        projection("self_attn.q_proj")?,
+                        projection("self_attn.k_proj")?,
+                        projection("self_attn.v_proj")?,
+                    ],
+                    qk_norm,
+                    o_proj: projection("self_attn.o_proj")?,
+                    post_attention_layernorm: at("post_attention_layernorm.weight")?,
+                    gate_up: [projection("mlp.gate_proj")?, projection("mlp.up_proj")?],
+                    down_proj: projection("mlp.down_proj")?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let embed_tokens = get("model.embed_tokens.weight")?;
+        let lm_head = if config.tie_word_embeddings {
+            embed_tokens.clone()
+        } else {
+            get("lm_head.weight")?
+        };
+        let norm = get("model.norm.weight")?;
+        Ok(Student {
+            layers: Arc::new(layers),
+            embed_tokens,
+            norm,
+            lm_head,
+            inverse_frequencies: Arc::new(inverse_frequencies(config)),
+            heads: Heads {
+                query: config.num_attention_heads,
+                kv: config.num_key_value_heads,
+                dim: config.head_dim,
+            },
+            eps: f64::from(config.rms_norm_eps),
+            variables: Arc::new(variables),
+            config: config.clone(),
+        })
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Every variable under its Hugging Face name, in the order of [`ModelConfig::tensors`].
+    pub fn variables(&self) -> &[(String, Var)] {
+        &self.variables
+    }
+
+    /// Logits `[M, V]` of the batch's sources.
+    pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
+        self.logits(
+            &batch.tokens,
+            &batch.positions,
+            &batch.shared_segments(),
+            &batch.sources,
+        )
+    }
+
+    /// Logits `[M, V]` after the tokens `sources` `[M]` of a stream `tokens` `[N]`.
+    ///
+    /// The last layer runs only for the sources: nobody attends to what it writes.
+    pub fn logits(
+        &self,
+        tokens: &[u32],
+        positions: &[u32],
+        segments: &Arc<[Segment]>,
+        sources: &[u32],
+    ) -> Result<Tensor> {
+        let device = Device::Cpu;
+        let angles = Angles::new(positions, &self.inverse_frequencies);
+        let sources = Tensor::from_slice(sources, sources.len(), &device)?;
+        let mut x = self
+            .embed_tokens
+            .index_select(&Tensor::from_slice(tokens, tokens.len(), &device)?, 0)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let h = rms_norm(&x, &layer.input_layernorm, self.eps)?;
+            let qkv = apply_stacked(&layer.qkv, &h)?;
+            let norms = layer.qk_norm.as_ref().map(|(q, k)| (q, k));
+            let qkv = rope(&qkv, norms, self.heads, &angles, self.eps)?;
+            let mut heads = attention(&qkv, self.heads, segments)?;
+            if index + 1 == self.layers.len() {
+                heads = heads.index_select(&sources, 0)?;
+                x = x.index_select(&sources, 0)?;
+            }
+            x = (x + layer.o_proj.apply(&heads)?)?;
+            let h = rms_norm(&x, &layer.post_attention_layernorm, self.eps)?;
+            let activated = swiglu(&apply_stacked(&layer.gate_up, &h)?)?;
+            x = (x + layer.down_proj.apply(&activated)?)?;
+        }
+        Ok(linear(&rms_norm(&x, &self.norm, self.eps)?, &self.lm_head)?)
+    }
+}
+
+/// Normal deviates by Box and Muller: two per pair of uniforms, so the sequence is the same on every platform's libm within
+/// rounding and needs no further dependency.
+fn normal(rng: &mut ChaCha8Rng, len: usize, std: f64) -> Vec<f32> {
+    let mut out = Vec::with_capacity(len + 1);
+    while out.len() < len {
+        // 1 − u lies in (0, 1], where the logarithm is finite.
+        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt() * std;
+        let (sin, cos) = (rng.random::<f64>() * std::f64::consts::TAU).sin_cos();
+        out.push((radius * cos) as f32);
+        out.push((radius * sin) as f32);
+    }
+    out.truncate(len);
+    out
+}
+
+/// `θ^(−2i/D)`, stretched as the configuration says, `[D/2]`.
+fn inverse_frequencies(config: &ModelConfig) -> Vec<f64> {
+    let base = (0..config.head_dim / 2).map(|i| {
+        config
+            .rope_theta
+            .powf(-((2 * i) as f64) / config.head_dim as f64)
+    });
+    match config.rope_scaling {
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => base
+            .map(|frequency| {
+                // Llama 3.1's rule: long wavelengths are divided by the factor, short ones kept, a ramp between.
+                let context = original_max_position_embeddings as f64;
+                let wavelength = std::f64::consts::TAU / frequency;
+                if wavelength > context / low_freq_factor {
+                    frequency / factor
+                } else if wavelength < context / high_freq_factor {
+                    frequency
+                } else {
+                    let ramp = (context / wavelength - low_freq_factor)
+                        / (high_freq_factor - low_freq_factor);
+                    (1.0 - ramp) * frequency / factor + ramp * frequency
+                }
+            })
+            .collect(),
+        _ => base.collect(),
+    }
+}

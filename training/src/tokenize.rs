@@ -1,0 +1,83 @@
+//! Training the student's tokenizer: byte-level BPE over the corpus.
+//!
+//! Digits are split one by one, so that arithmetic has one token per digit; a space stays with the word after it; all 256 bytes
+//! are in the alphabet, so that any text can be written.
+
+use std::path::Path;
+
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer};
+
+use crate::data::read_rows;
+use crate::error::{Error, Result};
+
+/// Opens the route without thinking.
+pub const DIRECT: &str = "<|direct|>";
+/// Opens the route with the full chain of thought.
+pub const COT: &str = "<|cot|>";
+/// Opens the route with a chain of thought that skips.
+pub const SKIP: &str = "<|skip|>";
+/// Ends the thinking and starts the answer.
+pub const ANSWER: &str = "<|answer|>";
+/// Stands between two chunks of the thinking.
+pub const SEPARATOR: &str = "<|sep|>";
+/// Ends the answer.
+pub const END: &str = "<|end|>";
+
+/// Every special token, in the order of their ids, which begin at 0.
+pub const SPECIAL_TOKENS: [&str; 6] = [END, ANSWER, SEPARATOR, DIRECT, COT, SKIP];
+
+/// Learns a vocabulary of at most `vocab_size` tokens from questions, chunks and answers of the files' rows.
+///
+/// # Errors
+/// [`Error::Row`] for a malformed row, [`Error::Tokenizer`] if the vocabulary cannot hold bytes and special tokens.
+pub fn train_tokenizer(
+    paths: &[impl AsRef<Path>],
+    vocab_size: usize,
+    max_rows: usize,
+) -> Result<Tokenizer> {
+    let smallest = 256 + SPECIAL_TOKENS.len();
+    if vocab_size < smallest {
+        return Err(Error::Tokenizer(format!(
+            "a vocabulary of {vocab_size} cannot hold 256 bytes and the special tokens; ask for {smallest} or more"
+        )));
+    }
+    let mut texts = Vec::new();
+    for path in paths {
+        for row in read_rows(path.as_ref())?.take(max_rows) {
+            let row = row?;
+            texts.push(row.question);
+            texts.extend(row.chunks);
+            texts.push(row.answer);
+        }
+    }
+    let fail = |error: tokenizers::Error| Error::Tokenizer(error.to_string());
+    let byte_level = ByteLevel::new(false, true, true);
+    let mut tokenizer = Tokenizer::new(BPE::default());
+    tokenizer
+        .with_pre_tokenizer(Some(Sequence::new(vec![
+            PreTokenizerWrapper::Digits(Digits::new(true)),
+            PreTokenizerWrapper::ByteLevel(byte_level),
+        ])))
+        .with_decoder(Some(byte_level));
+    let special: Vec<AddedToken> = SPECIAL_TOKENS
+        .iter()
+        .map(|token| AddedToken::from(*token, true))
+        .collect();
+    let mut trainer = tokenizers::models::TrainerWrapper::BpeTrainer(
+        BpeTrainer::builder()
+            .show_progress(false)
+            .vocab_size(vocab_size)
+            .min_frequency(2)
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .special_tokens(special)
+            .build(),
+    );
+    tokenizer
+        .train(&mut trainer, texts.into_iter())
+        .map_err(fail)?;
+    Ok(tokenizer)
+}
