@@ -38,10 +38,12 @@
 mod batch;
 mod bundle;
 mod cancel;
+mod chat;
 mod config;
 mod error;
 mod forward;
 mod generate;
+pub mod import;
 mod kv_cache;
 pub mod memory;
 mod model;
@@ -61,6 +63,7 @@ pub use bundle::{
     Bundle, BundleSpec, BundleWriter, OpenOptions, PendingFile, TensorDecl, TensorInfo,
 };
 pub use cancel::CancelHandle;
+pub use chat::{ChatOptions, ChatTemplate, Message};
 pub use config::{GenerationConfig, ModelConfig, ModelType, RopeScaling, TensorShape, TokenId};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{FinishReason, Generate, GenerateOptions, Piece, Stats};

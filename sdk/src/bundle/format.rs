@@ -4,7 +4,7 @@
 //! length   u64 LE
 //! {"__metadata__":{"crc":"xxxxxxxx",     crc32 of length and header with these eight digits taken as zeros
 //!    "format":"skimstone", "version":"1",
-//!    "config", "reasoning", "provenance", "generation":   JSON in a string
+//!    "config", "reasoning", "provenance", "generation", "special_tokens":   JSON in a string
 //!    "layouts":    {"<tensor>":{"layout":"q8","shape":[rows,cols]}}   logical shape of packed blocks
 //!    "checksums":  {"<tensor>":"xxxxxxxx"}                             crc32 of each tensor's bytes
 //!  }, "<tensor>":{"dtype","shape","data_offsets"}, …}     padded with spaces to a multiple of 64
@@ -46,6 +46,7 @@ pub(crate) mod key {
     pub(crate) const REASONING: &str = "reasoning";
     pub(crate) const PROVENANCE: &str = "provenance";
     pub(crate) const GENERATION: &str = "generation";
+    pub(crate) const SPECIAL_TOKENS: &str = "special_tokens";
     pub(crate) const LAYOUTS: &str = "layouts";
     pub(crate) const CHECKSUMS: &str = "checksums";
 }

@@ -14,13 +14,14 @@ mod tests;
 mod verify;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
 
 use serde_json::Value;
 use skimstone_kernels::{BLOCK, Format, Matrix};
 
+use crate::chat::ChatTemplate;
 use crate::config::{GenerationConfig, ModelConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::spec::ReasoningSpec;
@@ -31,6 +32,12 @@ use header::{Dtype, Entry, Header};
 
 pub(crate) use mmap::as_f32s;
 pub use writer::{BundleSpec, BundleWriter, PendingFile, TensorDecl};
+
+/// The parts of safetensors that import reads checkpoints with: the same mapping, the same rules.
+pub(crate) mod safetensors {
+    pub(crate) use super::header::{Dtype, Entry, parse};
+    pub(crate) use super::mmap::Storage;
+}
 
 /// One tensor of a bundle: its logical shape, and where its bytes stand.
 #[derive(Clone, Debug)]
@@ -132,6 +139,7 @@ pub struct Bundle {
     reasoning: ReasoningSpec,
     provenance: Value,
     generation: GenerationConfig,
+    special_tokens: BTreeMap<String, String>,
     weights: WeightTable,
 }
 
@@ -168,6 +176,8 @@ impl Bundle {
         let generation = GenerationConfig::from_json(section(key::GENERATION)?, config.vocab_size)?;
         let provenance = parse_section(key::PROVENANCE, section(key::PROVENANCE)?)?;
 
+        let special_tokens = parse_section(key::SPECIAL_TOKENS, section(key::SPECIAL_TOKENS)?)?;
+
         let tensors = tensors(&header, section(key::LAYOUTS)?, section(key::CHECKSUMS)?)?;
         let by_name: HashMap<String, usize> = tensors
             .iter()
@@ -185,6 +195,7 @@ impl Bundle {
             reasoning,
             provenance,
             generation,
+            special_tokens,
             weights,
         };
         bundle.check_chat_template()?;
@@ -230,6 +241,17 @@ impl Bundle {
     pub fn chat_template(&self) -> Option<&str> {
         self.data(format::CHAT_TEMPLATE)
             .and_then(|bytes| std::str::from_utf8(bytes).ok())
+    }
+
+    /// Compiles the chat template; `None` if the bundle has none. Keep the result.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Template`] if it is malformed.
+    pub fn chat(&self) -> Result<Option<ChatTemplate>> {
+        let template = self.chat_template();
+        template
+            .map(|source| ChatTemplate::new(source, self.special_tokens.clone()))
+            .transpose()
     }
 
     /// Views of all weights that the configuration requires.

@@ -137,9 +137,9 @@ fn views_are_the_tensors_of_their_names() {
 fn any_safetensors_reader_opens_it() {
     let bytes = write(&config(ModelType::Qwen3), Format::Q4);
     let bundle = Bundle::from_bytes(&bytes).unwrap();
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let (_, metadata) = ::safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "skimstone");
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
     for info in bundle.tensors() {
         let view = tensors.tensor(info.name()).unwrap();
         assert_eq!(view.data(), bundle.data(info.name()).unwrap());

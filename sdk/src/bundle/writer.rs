@@ -4,6 +4,7 @@
 //! The header comes first in the file but holds the checksums of what follows; it is written twice, with the same length.
 //! A bundle appears under its name only when it is whole: it is written beside it and renamed.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ pub struct BundleSpec {
     pub tokenizer_json: Option<Vec<u8>>,
     /// The chat template, as Jinja source.
     pub chat_template: Option<String>,
+    /// Named tokens that the chat template prints: `bos_token`, `eos_token`, ….
+    pub special_tokens: BTreeMap<String, String>,
 }
 
 impl BundleSpec {
@@ -45,6 +48,7 @@ impl BundleSpec {
             generation: GenerationConfig::default(),
             tokenizer_json: None,
             chat_template: None,
+            special_tokens: BTreeMap::new(),
         }
     }
 }
@@ -355,6 +359,7 @@ impl<W: Write + Seek> BundleWriter<W> {
                 key::REASONING: self.spec.reasoning.to_json(),
                 key::PROVENANCE: self.spec.provenance.to_string(),
                 key::GENERATION: self.spec.generation.to_json(),
+                key::SPECIAL_TOKENS: json!(self.spec.special_tokens).to_string(),
                 key::LAYOUTS: Value::Object(layouts).to_string(),
                 key::CHECKSUMS: Value::Object(checksums).to_string(),
             }),
@@ -479,7 +484,7 @@ fn lay_out(spec: &BundleSpec, tensors: &[TensorDecl]) -> Result<Vec<Slot>> {
 
 /// Every required tensor is declared with its shape, and no name twice or one of ours.
 fn check_declared(config: &ModelConfig, tensors: &[TensorDecl]) -> Result<()> {
-    let mut by_name = std::collections::HashMap::new();
+    let mut by_name = HashMap::new();
     for decl in tensors {
         let own =
             [format::TOKENIZER, format::CHAT_TEMPLATE, METADATA].contains(&decl.name.as_str());
