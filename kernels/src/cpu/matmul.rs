@@ -307,11 +307,25 @@ impl<I: Isa, W: FloatFormat> Product<I> for Float<W> {
 /// A quantized weight format.
 pub(crate) trait BlockFormat {
     /// The bytes of one block.
-    type Block: 'static;
+    type Block: AsRef<[u8]> + 'static;
+    /// The 32 values of one block in registers.
+    type Values<I: Isa>: Copy;
     /// Cuts a row into its blocks.
     fn blocks(row: &[u8]) -> &[Self::Block];
-    /// The scale and the bytes of a block.
-    fn load<I: Isa>(isa: I, block: &Self::Block) -> (f32, I::Int8);
+    /// The scale and the values of a block.
+    fn load<I: Isa>(isa: I, block: &Self::Block) -> (I::Scale, Self::Values<I>);
+    /// The values as signed bytes.
+    #[cfg_attr(
+        not(target_arch = "aarch64"),
+        expect(
+            dead_code,
+            reason = "wanted by the matrix instruction of aarch64 alone"
+        )
+    )]
+    fn to_i8<I: Isa>(isa: I, w: Self::Values<I>) -> I::Int8;
+    /// Adds `scale · (w · x)`.
+    fn dot<I: Isa>(isa: I, sum: I::Dot, w: Self::Values<I>, x: I::Int8X, scale: I::Scale)
+    -> I::Dot;
 }
 
 /// [`Format::Q8`](crate::Format::Q8)
@@ -319,6 +333,7 @@ pub(crate) enum Q8 {}
 
 impl BlockFormat for Q8 {
     type Block = [u8; Q8_BYTES];
+    type Values<I: Isa> = I::Int8;
 
     #[inline(always)]
     fn blocks(row: &[u8]) -> &[Self::Block] {
@@ -326,14 +341,24 @@ impl BlockFormat for Q8 {
     }
 
     #[inline(always)]
-    fn load<I: Isa>(isa: I, block: &Self::Block) -> (f32, I::Int8) {
+    fn load<I: Isa>(isa: I, block: &Self::Block) -> (I::Scale, I::Int8) {
         let (scale, q) = block
             .split_first_chunk()
             .expect("a Q8 block starts with its scale");
         (
-            isa.f16(*scale),
+            isa.scale(scale),
             isa.load_i8(q.first_chunk().expect("a Q8 block holds 32 bytes")),
         )
+    }
+
+    #[inline(always)]
+    fn to_i8<I: Isa>(_: I, w: I::Int8) -> I::Int8 {
+        w
+    }
+
+    #[inline(always)]
+    fn dot<I: Isa>(isa: I, sum: I::Dot, w: I::Int8, x: I::Int8X, scale: I::Scale) -> I::Dot {
+        isa.dot_i8(sum, w, x, scale)
     }
 }
 
@@ -342,6 +367,7 @@ pub(crate) enum Q4 {}
 
 impl BlockFormat for Q4 {
     type Block = [u8; Q4_BYTES];
+    type Values<I: Isa> = I::Nibbles;
 
     #[inline(always)]
     fn blocks(row: &[u8]) -> &[Self::Block] {
@@ -349,14 +375,24 @@ impl BlockFormat for Q4 {
     }
 
     #[inline(always)]
-    fn load<I: Isa>(isa: I, block: &Self::Block) -> (f32, I::Int8) {
+    fn load<I: Isa>(isa: I, block: &Self::Block) -> (I::Scale, I::Nibbles) {
         let (scale, q) = block
             .split_first_chunk()
             .expect("a Q4 block starts with its scale");
         (
-            isa.f16(*scale),
-            isa.load_q4(q.first_chunk().expect("a Q4 block holds 16 bytes")),
+            isa.scale(scale),
+            isa.load_u4(q.first_chunk().expect("a Q4 block holds 16 bytes")),
         )
+    }
+
+    #[inline(always)]
+    fn to_i8<I: Isa>(isa: I, w: I::Nibbles) -> I::Int8 {
+        isa.u4_to_i8(w)
+    }
+
+    #[inline(always)]
+    fn dot<I: Isa>(isa: I, sum: I::Dot, w: I::Nibbles, x: I::Int8X, scale: I::Scale) -> I::Dot {
+        isa.dot_u4(sum, w, x, scale)
     }
 }
 
@@ -407,16 +443,25 @@ pub(crate) fn int8_tile<I: Isa, W: BlockFormat, const R: usize, const T: usize>(
     x: [Int8Row<'_>; T],
 ) -> [[f32; T]; R] {
     let mut sums = [[isa.dot_zero(); T]; R];
-    for i in 0..x[0].1.len() {
-        let mut xs = [(0.0, isa.load_int8(&x[0].0[i])); T];
+    let n = x[0].1.len();
+    // Where the same columns of the next rows lie.
+    let next = R * n * size_of::<W::Block>();
+    for i in 0..n {
+        let mut xs = [(0.0, isa.load_x(&x[0].0[i])); T];
         for t in 0..T {
-            xs[t] = (x[t].1[i], isa.load_int8(&x[t].0[i]));
+            xs[t] = (x[t].1[i], isa.load_x(&x[t].0[i]));
         }
         for r in 0..R {
-            let (w_scale, w) = W::load(isa, &w[r][i]);
+            let block = &w[r][i];
+            if T == 1 {
+                // With one token the product waits for memory. A core sees some 30 blocks ahead, and rows are too short
+                // for the hardware to learn the stride.
+                isa.prefetch(block.as_ref(), next);
+            }
+            let (w_scale, w) = W::load(isa, block);
             for t in 0..T {
                 let (x_scale, x) = xs[t];
-                sums[r][t] = isa.dot(sums[r][t], w, x, w_scale * x_scale);
+                sums[r][t] = W::dot(isa, sums[r][t], w, x, isa.scale_by(w_scale, x_scale));
             }
         }
     }

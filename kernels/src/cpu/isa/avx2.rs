@@ -54,6 +54,10 @@ macro_rules! proven {
 impl<const VNNI: bool> Isa for Avx2<VNNI> {
     type F32 = __m256;
     type Int8 = __m256i;
+    type Nibbles = __m256i;
+    /// The bytes, and in lane `j` minus 8 times the sum of elements `4j..4j+4`.
+    type Int8X = (__m256i, __m256i);
+    type Scale = __m256;
     /// Lane `j` holds the part of elements `4j..4j+4` of every block.
     type Dot = __m256;
     lanes!(8);
@@ -82,16 +86,6 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     #[inline(always)]
     fn load_f16(self, x: &[u8; 16]) -> __m256 {
         proven!(self, _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())))
-    }
-
-    #[inline(always)]
-    fn f16(self, bits: [u8; 2]) -> f32 {
-        proven!(
-            self,
-            _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(
-                u16::from_le_bytes(bits)
-            ))))
-        )
     }
 
     #[inline(always)]
@@ -169,33 +163,83 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn load_int8(self, q: &Int8Block) -> __m256i {
-        proven!(self, _mm256_loadu_si256(q.0.as_ptr().cast()))
+    fn load_u4(self, q: &[u8; BLOCK / 2]) -> __m256i {
+        proven!(self, unpack_u4(_mm_loadu_si128(q.as_ptr().cast())))
     }
 
     #[inline(always)]
-    fn load_q4(self, q: &[u8; BLOCK / 2]) -> __m256i {
-        proven!(self, unpack_q4(_mm_loadu_si128(q.as_ptr().cast())))
+    fn u4_to_i8(self, w: __m256i) -> __m256i {
+        proven!(self, _mm256_sub_epi8(w, _mm256_set1_epi8(8)))
+    }
+
+    #[inline(always)]
+    fn load_x(self, x: &Int8Block) -> Self::Int8X {
+        proven!(self, {
+            let x = _mm256_load_si256(x.0.as_ptr().cast());
+            let eight = if VNNI {
+                _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(8), x)
+            } else {
+                let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(8), x);
+                _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+            };
+            (x, _mm256_sub_epi32(_mm256_setzero_si256(), eight))
+        })
+    }
+
+    #[inline(always)]
+    fn scale(self, bits: &[u8; 2]) -> __m256 {
+        proven!(
+            self,
+            _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(*bits)))
+        )
+    }
+
+    #[inline(always)]
+    fn scale_by(self, w: __m256, x: f32) -> __m256 {
+        proven!(self, _mm256_mul_ps(w, _mm256_set1_ps(x)))
     }
 
     #[inline(always)]
     fn dot_zero(self) -> __m256 {
-        self.splat(0.0)
+        proven!(self, _mm256_setzero_ps())
     }
 
     #[inline(always)]
-    fn dot(self, sum: __m256, w: __m256i, x: __m256i, scale: f32) -> __m256 {
+    fn dot_i8(self, sum: __m256, w: __m256i, (x, _): Self::Int8X, scale: __m256) -> __m256 {
         proven!(self, {
             // The instructions take one unsigned side: |w|, with the sign of w moved to x. |-128| is 128 as an unsigned
             // byte, and x is within ±127, so nothing is lost and pairs stay within 2 · 128 · 127 < 2¹⁵.
-            let (w, x) = (_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+            let (unsigned, signed) = (_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
             let dot = if VNNI {
-                _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), w, x)
+                _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), unsigned, signed)
             } else {
-                _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))
+                _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned, signed), _mm256_set1_epi16(1))
             };
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(scale), sum)
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
         })
+    }
+
+    #[inline(always)]
+    fn dot_u4(self, sum: __m256, w: __m256i, (x, minus_8): Self::Int8X, scale: __m256) -> __m256 {
+        proven!(self, {
+            let dot = if VNNI {
+                _mm256_dpbusd_avx_epi32(minus_8, w, x)
+            } else {
+                // Pairs stay within 2 · 15 · 127.
+                let pairs = _mm256_maddubs_epi16(w, x);
+                _mm256_add_epi32(minus_8, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            };
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
+        })
+    }
+
+    #[inline(always)]
+    fn prefetch(self, x: &[u8], ahead: usize) {
+        // Into the second level: the first may be smaller than the distance.
+        proven!(
+            self,
+            _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(ahead).cast())
+        );
     }
 
     #[inline(always)]
@@ -228,18 +272,15 @@ pub(super) unsafe fn sum_256(a: __m256) -> f32 {
     }
 }
 
-/// The 32 values of a Q4 block: low halves of the bytes, then high halves, each minus 8.
+/// The 32 values of a Q4 block, 0..=15: low halves of the bytes, then high halves.
 ///
 /// # Safety
 /// The CPU has AVX2.
 #[inline(always)]
-pub(super) unsafe fn unpack_q4(q: __m128i) -> __m256i {
+pub(super) unsafe fn unpack_u4(q: __m128i) -> __m256i {
     // SAFETY: by the caller's word the CPU has AVX2.
     unsafe {
         let q = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(q), _mm_srli_epi16::<4>(q));
-        _mm256_sub_epi8(
-            _mm256_and_si256(q, _mm256_set1_epi8(15)),
-            _mm256_set1_epi8(8),
-        )
+        _mm256_and_si256(q, _mm256_set1_epi8(15))
     }
 }

@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{sum_256, unpack_q4};
+use super::avx2::{sum_256, unpack_u4};
 use super::{Isa, lanes, table};
 use crate::BLOCK;
 use crate::cpu::table::Table;
@@ -71,6 +71,10 @@ fn first_lanes(n: usize) -> __mmask16 {
 impl Isa for Avx512 {
     type F32 = __m512;
     type Int8 = __m256i;
+    type Nibbles = __m256i;
+    /// The bytes, and in lane `j` minus 8 times the sum of elements `4j..4j+4`.
+    type Int8X = (__m256i, __m256i);
+    type Scale = __m256;
     /// Lane `j` holds the part of elements `4j..4j+4` of every block.
     type Dot = __m256;
     lanes!(16);
@@ -115,16 +119,6 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn load_f16(self, x: &[u8; 32]) -> __m512 {
         proven!(self, _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
-    }
-
-    #[inline(always)]
-    fn f16(self, bits: [u8; 2]) -> f32 {
-        proven!(
-            self,
-            _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(
-                u16::from_le_bytes(bits)
-            ))))
-        )
     }
 
     #[inline(always)]
@@ -208,13 +202,35 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn load_int8(self, q: &Int8Block) -> __m256i {
-        proven!(self, _mm256_loadu_si256(q.0.as_ptr().cast()))
+    fn load_u4(self, q: &[u8; BLOCK / 2]) -> __m256i {
+        proven!(self, unpack_u4(_mm_loadu_si128(q.as_ptr().cast())))
     }
 
     #[inline(always)]
-    fn load_q4(self, q: &[u8; BLOCK / 2]) -> __m256i {
-        proven!(self, unpack_q4(_mm_loadu_si128(q.as_ptr().cast())))
+    fn u4_to_i8(self, w: __m256i) -> __m256i {
+        proven!(self, _mm256_sub_epi8(w, _mm256_set1_epi8(8)))
+    }
+
+    #[inline(always)]
+    fn load_x(self, x: &Int8Block) -> Self::Int8X {
+        proven!(self, {
+            let x = _mm256_load_si256(x.0.as_ptr().cast());
+            let eight = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(8), x);
+            (x, _mm256_sub_epi32(_mm256_setzero_si256(), eight))
+        })
+    }
+
+    #[inline(always)]
+    fn scale(self, bits: &[u8; 2]) -> __m256 {
+        proven!(
+            self,
+            _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(*bits)))
+        )
+    }
+
+    #[inline(always)]
+    fn scale_by(self, w: __m256, x: f32) -> __m256 {
+        proven!(self, _mm256_mul_ps(w, _mm256_set1_ps(x)))
     }
 
     #[inline(always)]
@@ -223,13 +239,30 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn dot(self, sum: __m256, w: __m256i, x: __m256i, scale: f32) -> __m256 {
+    fn dot_i8(self, sum: __m256, w: __m256i, (x, _): Self::Int8X, scale: __m256) -> __m256 {
         proven!(self, {
             // The unsigned side is |w|, the sign of w moves to x; exact because x is within ±127 (see `avx2`).
-            let (w, x) = (_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-            let dot = _mm256_dpbusd_epi32(_mm256_setzero_si256(), w, x);
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(scale), sum)
+            let (unsigned, signed) = (_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+            let dot = _mm256_dpbusd_epi32(_mm256_setzero_si256(), unsigned, signed);
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
         })
+    }
+
+    #[inline(always)]
+    fn dot_u4(self, sum: __m256, w: __m256i, (x, minus_8): Self::Int8X, scale: __m256) -> __m256 {
+        proven!(self, {
+            let dot = _mm256_dpbusd_epi32(minus_8, w, x);
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
+        })
+    }
+
+    #[inline(always)]
+    fn prefetch(self, x: &[u8], ahead: usize) {
+        // Into the second level: the first may be smaller than the distance.
+        proven!(
+            self,
+            _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(ahead).cast())
+        );
     }
 
     #[inline(always)]

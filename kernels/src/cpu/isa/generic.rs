@@ -1,12 +1,10 @@
 //! Arrays of eight floats in plain Rust: runs anywhere, and gives the compiler loops it can vectorize.
 #![allow(unsafe_code, reason = "only what the shared table macro expands to")]
 
-use half::f16;
-
 use super::{Isa, lanes, table};
 use crate::BLOCK;
 use crate::cpu::table::Table;
-use crate::quant::{self, Int8Block};
+use crate::quant::Int8Block;
 
 /// No instruction set in particular.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +43,27 @@ macro_rules! lanewise {
     }};
 }
 
+/// An f16 as f32, without branches so that it can be vectorized.
+#[inline(always)]
+fn widen(half: u16) -> f32 {
+    // Exponent and fraction moved into place read as 2^-112 of the value, also for denormals; the product is exact.
+    let magnitude =
+        f32::from_bits(u32::from(half & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
+    let not_finite = if half & 0x7c00 == 0x7c00 {
+        0x7f80_0000
+    } else {
+        0
+    };
+    f32::from_bits(magnitude.to_bits() | not_finite | u32::from(half & 0x8000) << 16)
+}
+
 impl Isa for Generic {
     type F32 = [f32; 8];
     type Int8 = [i8; BLOCK];
+    type Nibbles = [i8; BLOCK];
+    type Int8X = [i8; BLOCK];
+    type Scale = f32;
+    /// Lane `j` holds the part of elements `j`, `j + 8`, `j + 16` and `j + 24` of every block.
     type Dot = [f32; 8];
     lanes!(8);
     const TOKENS: usize = 2;
@@ -80,15 +96,9 @@ impl Isa for Generic {
     fn load_f16(self, x: &[u8; 16]) -> [f32; 8] {
         let mut out = [0.0; 8];
         for (o, b) in out.iter_mut().zip(x.as_chunks().0) {
-            *o = self.f16(*b);
+            *o = widen(u16::from_le_bytes(*b));
         }
         out
-    }
-
-    #[inline(always)]
-    fn f16(self, bits: [u8; 2]) -> f32 {
-        // The const version is plain integer code; the other one asks the CPU for F16C on every call.
-        f16::from_le_bytes(bits).to_f32_const()
     }
 
     #[inline(always)]
@@ -165,17 +175,33 @@ impl Isa for Generic {
     }
 
     #[inline(always)]
-    fn load_int8(self, q: &Int8Block) -> [i8; BLOCK] {
-        q.0
+    fn load_u4(self, q: &[u8; BLOCK / 2]) -> [i8; BLOCK] {
+        let mut out = [0; BLOCK];
+        let (low, high) = out.split_at_mut(BLOCK / 2);
+        for ((low, high), q) in low.iter_mut().zip(high).zip(q) {
+            (*low, *high) = ((q & 15) as i8, (q >> 4) as i8);
+        }
+        out
     }
 
     #[inline(always)]
-    fn load_q4(self, q: &[u8; BLOCK / 2]) -> [i8; BLOCK] {
-        let mut out = [0; BLOCK];
-        for (i, o) in out.iter_mut().enumerate() {
-            *o = quant::q4_value(q, i);
-        }
-        out
+    fn u4_to_i8(self, w: [i8; BLOCK]) -> [i8; BLOCK] {
+        w.map(|w| w - 8)
+    }
+
+    #[inline(always)]
+    fn load_x(self, x: &Int8Block) -> [i8; BLOCK] {
+        x.0
+    }
+
+    #[inline(always)]
+    fn scale(self, bits: &[u8; 2]) -> f32 {
+        widen(u16::from_le_bytes(*bits))
+    }
+
+    #[inline(always)]
+    fn scale_by(self, w: f32, x: f32) -> f32 {
+        w * x
     }
 
     #[inline(always)]
@@ -184,16 +210,21 @@ impl Isa for Generic {
     }
 
     #[inline(always)]
-    fn dot(self, sum: [f32; 8], w: [i8; BLOCK], x: [i8; BLOCK], scale: f32) -> [f32; 8] {
+    fn dot_i8(self, sum: [f32; 8], w: [i8; BLOCK], x: [i8; BLOCK], scale: f32) -> [f32; 8] {
         let mut out = sum;
         for (j, out) in out.iter_mut().enumerate() {
-            let mut dot = 0i32;
-            for i in 4 * j..4 * j + 4 {
-                dot += i32::from(w[i]) * i32::from(x[i]);
-            }
+            // Two products of at most 128 · 127 fit into 16 bits.
+            let product = |i: usize| i16::from(w[i]) * i16::from(x[i]);
+            let dot = i32::from(product(j) + product(j + 8))
+                + i32::from(product(j + 16) + product(j + 24));
             *out += dot as f32 * scale;
         }
         out
+    }
+
+    #[inline(always)]
+    fn dot_u4(self, sum: [f32; 8], w: [i8; BLOCK], x: [i8; BLOCK], scale: f32) -> [f32; 8] {
+        self.dot_i8(sum, self.u4_to_i8(w), x, scale)
     }
 
     #[inline(always)]
@@ -205,6 +236,22 @@ impl Isa for Generic {
     fn store_i8(self, v: [f32; 8], out: &mut [i8]) {
         for (o, v) in out.iter_mut().zip(v) {
             *o = v as i8;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+
+    #[test]
+    fn every_half_float_widens_exactly() {
+        for bits in 0..=u16::MAX {
+            let (got, want) = (super::widen(bits), f16::from_bits(bits).to_f32());
+            assert!(
+                got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+                "{bits:#06x}: {got} {want}"
+            );
         }
     }
 }

@@ -47,10 +47,16 @@ pub(crate) fn tables() -> impl Iterator<Item = &'static Table> {
 pub(crate) trait Isa: Copy {
     /// `LANES` floats.
     type F32: Copy;
-    /// One block of 32 signed bytes.
+    /// One block of 32 signed bytes of weights.
     type Int8: Copy;
+    /// One block of 32 weights of four bits, each in a byte and still 8 too large.
+    type Nibbles: Copy;
+    /// One block of 32 activations, and what [`Isa::dot_u4`] wants to know of it.
+    type Int8X: Copy;
     /// Partial sums of an int8 dot product, already scaled to floats.
     type Dot: Copy;
+    /// The scale of a block, in every lane of a `Dot`.
+    type Scale: Copy;
 
     /// `[f32; LANES]`
     type Chunk: Copy + AsRef<[f32]> + AsMut<[f32]>;
@@ -85,9 +91,6 @@ pub(crate) trait Isa: Copy {
     fn load_f32(self, x: &Self::F32Bytes) -> Self::F32;
     /// Reads little-endian half floats and widens them.
     fn load_f16(self, x: &Self::F16Bytes) -> Self::F32;
-    /// Widens one half float.
-    fn f16(self, bits: [u8; 2]) -> f32;
-
     /// `a + b`
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a - b`
@@ -115,18 +118,40 @@ pub(crate) trait Isa: Copy {
 
     /// Reads 32 signed bytes.
     fn load_i8(self, q: &[u8; BLOCK]) -> Self::Int8;
+    /// Unpacks the 32 values of a [`Format::Q4`](crate::Format::Q4) block, 0..=15.
+    fn load_u4(self, q: &[u8; BLOCK / 2]) -> Self::Nibbles;
+    /// The values -8..=7.
+    fn u4_to_i8(self, w: Self::Nibbles) -> Self::Int8;
     /// Reads 32 activations.
-    fn load_int8(self, q: &Int8Block) -> Self::Int8;
-    /// Unpacks the 32 values of a [`Format::Q4`](crate::Format::Q4) block to -8..=7.
-    fn load_q4(self, q: &[u8; BLOCK / 2]) -> Self::Int8;
+    fn load_x(self, x: &Int8Block) -> Self::Int8X;
+    /// Widens the f16 scale of a block of weights.
+    fn scale(self, bits: &[u8; 2]) -> Self::Scale;
+    /// The scale of a block of weights times that of a block of activations.
+    fn scale_by(self, w: Self::Scale, x: f32) -> Self::Scale;
     /// No sum yet.
     fn dot_zero(self) -> Self::Dot;
     /// Adds `scale · (w · x)`, where the bytes of `x` are within ±127; the integer part is exact.
-    fn dot(self, sum: Self::Dot, w: Self::Int8, x: Self::Int8, scale: f32) -> Self::Dot;
+    fn dot_i8(self, sum: Self::Dot, w: Self::Int8, x: Self::Int8X, scale: Self::Scale)
+    -> Self::Dot;
+    /// Adds `scale · ((w - 8) · x)`, with the same bits as [`dot_i8`](Self::dot_i8) on [`u4_to_i8`](Self::u4_to_i8).
+    fn dot_u4(
+        self,
+        sum: Self::Dot,
+        w: Self::Nibbles,
+        x: Self::Int8X,
+        scale: Self::Scale,
+    ) -> Self::Dot;
     /// The total.
     fn dot_sum(self, sum: Self::Dot) -> f32;
     /// Writes `v`, integral and within ±127, as `LANES` bytes.
     fn store_i8(self, v: Self::F32, out: &mut [i8]);
+
+    /// Asks for the memory `ahead` bytes after `x` begins. Does nothing where there is no such instruction, and no harm
+    /// where there is no such memory.
+    #[inline(always)]
+    fn prefetch(self, x: &[u8], ahead: usize) {
+        let _ = (x, ahead);
+    }
 
     /// Reads fewer than `LANES` floats; the other lanes are zero.
     #[inline(always)]

@@ -80,6 +80,10 @@ type Int8 = [int8x16_t; 2];
 impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     type F32 = float32x4_t;
     type Int8 = Int8;
+    type Nibbles = Int8;
+    /// The bytes, and minus 8 times their sum, spread over the lanes as `dot_u4` spreads it.
+    type Int8X = (Int8, int32x4_t);
+    type Scale = float32x4_t;
     type Dot = float32x4_t;
     lanes!(4);
     const TOKENS: usize = 4;
@@ -110,17 +114,6 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
             let half = vld1_u8(x.as_ptr());
             let wide: float32x4_t;
             asm!("fcvtl {wide:v}.4s, {half:v}.4h", wide = lateout(vreg) wide, half = in(vreg) half,
-                options(pure, nomem, nostack, preserves_flags));
-            wide
-        })
-    }
-
-    #[inline(always)]
-    fn f16(self, bits: [u8; 2]) -> f32 {
-        proven!(self, {
-            let wide: f32;
-            let half = f32::from_bits(u32::from(u16::from_le_bytes(bits)));
-            asm!("fcvt {wide:s}, {half:h}", wide = lateout(vreg) wide, half = in(vreg) half,
                 options(pure, nomem, nostack, preserves_flags));
             wide
         })
@@ -204,21 +197,45 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     }
 
     #[inline(always)]
-    fn load_int8(self, q: &Int8Block) -> Int8 {
+    fn load_u4(self, q: &[u8; BLOCK / 2]) -> Int8 {
         proven!(self, {
-            let q = q.0.as_ptr();
-            [vld1q_s8(q), vld1q_s8(q.add(16))]
+            let q = vld1q_u8(q.as_ptr());
+            let (low, high) = (vandq_u8(q, vdupq_n_u8(15)), vshrq_n_u8::<4>(q));
+            [vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(high)]
         })
     }
 
     #[inline(always)]
-    fn load_q4(self, q: &[u8; BLOCK / 2]) -> Int8 {
+    fn u4_to_i8(self, w: Int8) -> Int8 {
+        proven!(
+            self,
+            [vsubq_s8(w[0], vdupq_n_s8(8)), vsubq_s8(w[1], vdupq_n_s8(8))]
+        )
+    }
+
+    #[inline(always)]
+    fn load_x(self, x: &Int8Block) -> Self::Int8X {
         proven!(self, {
-            let q = vld1q_u8(q.as_ptr());
-            let low = vreinterpretq_s8_u8(vandq_u8(q, vdupq_n_u8(15)));
-            let high = vreinterpretq_s8_u8(vshrq_n_u8::<4>(q));
-            [vsubq_s8(low, vdupq_n_s8(8)), vsubq_s8(high, vdupq_n_s8(8))]
+            let x = [vld1q_s8(x.0.as_ptr()), vld1q_s8(x.0.as_ptr().add(16))];
+            let minus_8 = vdupq_n_s8(-8);
+            (x, self.dot_int(vdupq_n_s32(0), [minus_8, minus_8], x))
         })
+    }
+
+    #[inline(always)]
+    fn scale(self, bits: &[u8; 2]) -> float32x4_t {
+        proven!(self, {
+            let half = vdup_n_u16(u16::from_le_bytes(*bits));
+            let wide: float32x4_t;
+            asm!("fcvtl {wide:v}.4s, {half:v}.4h", wide = lateout(vreg) wide, half = in(vreg) half,
+                options(pure, nomem, nostack, preserves_flags));
+            wide
+        })
+    }
+
+    #[inline(always)]
+    fn scale_by(self, w: float32x4_t, x: f32) -> float32x4_t {
+        proven!(self, vmulq_n_f32(w, x))
     }
 
     #[inline(always)]
@@ -227,20 +244,45 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     }
 
     #[inline(always)]
-    fn dot(self, sum: float32x4_t, w: Int8, x: Int8, scale: f32) -> float32x4_t {
-        proven!(self, {
-            let dot = if LEVEL >= DOTPROD {
-                sdot(sdot(vdupq_n_s32(0), w[0], x[0]), w[1], x[1])
-            } else {
-                // Two products of at most 128 · 127 fit into 16 bits.
-                let low = vmull_s8(vget_low_s8(w[0]), vget_low_s8(x[0]));
-                let low = vmlal_s8(low, vget_low_s8(w[1]), vget_low_s8(x[1]));
-                let high = vmull_high_s8(w[0], x[0]);
-                let high = vmlal_high_s8(high, w[1], x[1]);
-                vpadalq_s16(vpaddlq_s16(low), high)
-            };
-            vfmaq_n_f32(sum, vcvtq_f32_s32(dot), scale)
-        })
+    fn dot_i8(
+        self,
+        sum: float32x4_t,
+        w: Int8,
+        (x, _): Self::Int8X,
+        scale: float32x4_t,
+    ) -> float32x4_t {
+        proven!(
+            self,
+            vfmaq_f32(
+                sum,
+                vcvtq_f32_s32(self.dot_int(vdupq_n_s32(0), w, x)),
+                scale
+            )
+        )
+    }
+
+    #[inline(always)]
+    fn dot_u4(
+        self,
+        sum: float32x4_t,
+        w: Int8,
+        (x, minus_8): Self::Int8X,
+        scale: float32x4_t,
+    ) -> float32x4_t {
+        proven!(
+            self,
+            vfmaq_f32(sum, vcvtq_f32_s32(self.dot_int(minus_8, w, x)), scale)
+        )
+    }
+
+    #[inline(always)]
+    fn prefetch(self, x: &[u8], ahead: usize) {
+        let at = x.as_ptr().wrapping_add(ahead);
+        // Into the second level: the first may be smaller than the distance.
+        proven!(
+            self,
+            asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags))
+        );
     }
 
     #[inline(always)]
@@ -274,21 +316,25 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
         let mut out = [[0.0; T]; R];
         let mut sums = [[self.splat(0.0); T]; R];
         for i in 0..x[0].1.len() {
-            let first = self.load_int8(&x[0].0[i]);
-            let mut xs = [(0.0, 0.0, self.pairs(first, first)); T];
+            let ((first, _), zero) = (self.load_x(&x[0].0[i]), self.splat(0.0));
+            let mut xs = [(zero, self.pairs(first, first)); T];
             for t in (0..T).step_by(2) {
                 let (a, b) = (x[t], x[(t + 1).min(T - 1)]);
-                let bytes = self.pairs(self.load_int8(&a.0[i]), self.load_int8(&b.0[i]));
-                xs[t] = (a.1[i], b.1[i], bytes);
+                let ((a_bytes, _), (b_bytes, _)) = (self.load_x(&a.0[i]), self.load_x(&b.0[i]));
+                let scales = [a.1[i], b.1[i], a.1[i], b.1[i]];
+                xs[t] = (self.load(&scales), self.pairs(a_bytes, b_bytes));
             }
             for r in (0..R).step_by(2) {
                 let (a_scale, a) = W::load(self, &w[r][i]);
                 let (b_scale, b) = W::load(self, &w[(r + 1).min(R - 1)][i]);
-                let bytes = self.pairs(a, b);
+                let bytes = self.pairs(W::to_i8(self, a), W::to_i8(self, b));
+                let scales = proven!(
+                    self,
+                    vcombine_f32(vget_low_f32(a_scale), vget_low_f32(b_scale))
+                );
                 for t in (0..T).step_by(2) {
-                    let (x0, x1, x) = xs[t];
-                    let scales = [a_scale * x0, a_scale * x1, b_scale * x0, b_scale * x1];
-                    sums[r][t] = self.dot_2x2(sums[r][t], bytes, x, scales);
+                    let (x_scales, x) = xs[t];
+                    sums[r][t] = self.dot_2x2(sums[r][t], bytes, x, self.mul(scales, x_scales));
                 }
             }
         }
@@ -309,6 +355,22 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
 }
 
 impl<const LEVEL: u8> Neon<LEVEL> {
+    /// `sum` plus the products of 32 bytes, spread over the lanes: the same way for all `w` and `x`.
+    #[inline(always)]
+    fn dot_int(self, sum: int32x4_t, w: Int8, x: Int8) -> int32x4_t {
+        proven!(self, {
+            if LEVEL >= DOTPROD {
+                return sdot(sdot(sum, w[0], x[0]), w[1], x[1]);
+            }
+            // Two products of at most 128 · 127 fit into 16 bits.
+            let low = vmull_s8(vget_low_s8(w[0]), vget_low_s8(x[0]));
+            let low = vmlal_s8(low, vget_low_s8(w[1]), vget_low_s8(x[1]));
+            let high = vmull_high_s8(w[0], x[0]);
+            let high = vmlal_high_s8(high, w[1], x[1]);
+            vpadalq_s16(vpadalq_s16(sum, low), high)
+        })
+    }
+
     /// Eight bytes of `a` and of `b` side by side, four times: the operands of `smmla`.
     #[inline(always)]
     fn pairs(self, a: Int8, b: Int8) -> [int8x16_t; 4] {
@@ -331,14 +393,14 @@ impl<const LEVEL: u8> Neon<LEVEL> {
         sum: float32x4_t,
         w: [int8x16_t; 4],
         x: [int8x16_t; 4],
-        scales: [f32; 4],
+        scales: float32x4_t,
     ) -> float32x4_t {
         proven!(self, {
             let mut dot = vdupq_n_s32(0);
             for (w, x) in w.into_iter().zip(x) {
                 dot = smmla(dot, w, x);
             }
-            vfmaq_f32(sum, vcvtq_f32_s32(dot), vld1q_f32(scales.as_ptr()))
+            vfmaq_f32(sum, vcvtq_f32_s32(dot), scales)
         })
     }
 }
