@@ -90,10 +90,25 @@ impl Tokenizer {
         self.0.token_to_id(token)
     }
 
+    /// The token with this id, unless [`decode`](Self::decode) leaves it out.
+    fn shown_token(&self, id: TokenId, skip_special: bool) -> Option<String> {
+        let special = |token: &String| self.0.get_added_vocabulary().is_special_token(token);
+        self.id_to_token(id)
+            .filter(|token| !skip_special || !special(token))
+    }
+
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.0.get_vocab_size(true)
     }
+}
+
+/// Whether a token stands for one byte of a character, as in SentencePiece vocabularies: `<0x0A>`.
+fn is_fallback_byte(token: &str) -> bool {
+    let digits = token
+        .strip_prefix("<0x")
+        .and_then(|rest| rest.strip_suffix('>'));
+    digits.is_some_and(|digits| digits.len() == 2)
 }
 
 /// Runs code of the `tokenizers` crate on a file from outside. It indexes by ids that the file gave, so a crafted file may make it
@@ -132,10 +147,16 @@ impl DecodeStream {
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub fn push(&mut self, id: TokenId) -> Result<Option<String>> {
+        // What shows nothing does not end a run of bytes, either.
+        let Some(token) = self.tokenizer.shown_token(id, self.skip_special) else {
+            return Ok(None);
+        };
         self.window.push(id);
         let text = self.tokenizer.decode(&self.window, self.skip_special)?;
-        // An unfinished character shows as a replacement at the end: wait for the token that completes it.
-        if text.len() <= self.shown.len() || text.ends_with(REPLACEMENT) {
+        // An unfinished character shows as a replacement at the end: wait for the token that completes it. A run of fallback
+        // bytes is decoded as one, so it is certain only when it has ended.
+        let unfinished = text.ends_with(REPLACEMENT) || is_fallback_byte(&token);
+        if unfinished || text.len() <= self.shown.len() {
             return Ok(None);
         }
         let new = self.new_part(&text);

@@ -124,6 +124,7 @@ impl OpenOptions {
         if self.verify {
             bundle.verify()?;
         }
+        bundle.check_chat_template()?;
         Ok(bundle)
     }
 }
@@ -187,7 +188,7 @@ impl Bundle {
         let weights = WeightTable::new(&config, |name| {
             by_name.get(name).map(|&index| &tensors[index])
         })?;
-        let bundle = Bundle {
+        Ok(Bundle {
             storage,
             tensors,
             by_name,
@@ -197,9 +198,7 @@ impl Bundle {
             generation,
             special_tokens,
             weights,
-        };
-        bundle.check_chat_template()?;
-        Ok(bundle)
+        })
     }
 
     /// The shape of the model.
