@@ -78,3 +78,67 @@ impl std::fmt::Debug for Table {
 pub fn tables() -> Vec<&'static Table> {
     isa::tables().chain([&scalar::TABLE]).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BLOCK;
+    use crate::quant::{Int8Block, MIN_MAGNITUDE};
+
+    /// The bytes and scales of activations are part of the specification: all tables give the same.
+    #[test]
+    fn all_tables_round_activations_alike() {
+        let mut x: Vec<f32> = (0..200)
+            .map(|i| ((i * 7919 % 1000) as f32 - 500.0) * 0.0137)
+            .collect();
+        x[3] = 1e3; // an outlier
+        x[40] = 0.5; // ties: the scale of this block is 1 / 127
+        x[32..64]
+            .iter_mut()
+            .for_each(|v| *v = (*v * 127.0).round() / 254.0);
+        x[33] = 1.0;
+        x[64..96].fill(-0.0);
+        x[96..128].fill(MIN_MAGNITUDE * 0.99);
+        x[128..160].iter_mut().for_each(|v| *v *= 1e-33);
+        let cases: [&[f32]; 6] = [
+            &x,
+            &x[..1],
+            &x[..33],
+            &x[..31],
+            &[f32::NAN, 1.0],
+            &[1.0, f32::NEG_INFINITY],
+        ];
+        for x in cases {
+            let blocks = x.len().div_ceil(BLOCK);
+            let run = |table: &Table| {
+                let mut out = vec![Int8Block([9; BLOCK]); blocks];
+                let mut scales = vec![9.0; blocks];
+                (table.quantize)(x, &mut out, &mut scales);
+                (
+                    out,
+                    scales
+                        .iter()
+                        .map(|s| if s.is_nan() { u32::MAX } else { s.to_bits() })
+                        .collect::<Vec<_>>(),
+                )
+            };
+            let want = run(&scalar::TABLE);
+            for table in tables() {
+                assert_eq!(run(table), want, "{} on {} values", table.name, x.len());
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        let message = Table::by_name("mmx").unwrap_err().to_string();
+        assert!(
+            message.starts_with("no kernels named `mmx` on this CPU; available: "),
+            "{message}"
+        );
+        assert!(message.ends_with("generic, scalar"), "{message}");
+        for table in tables() {
+            assert_eq!(Table::by_name(table.name).unwrap().name, table.name);
+        }
+    }
+}

@@ -62,6 +62,14 @@ pub(crate) fn fast_tables() -> Vec<&'static Table> {
         .collect()
 }
 
+/// The fast tables, each with a pool of so many threads.
+pub(crate) fn cpus(threads: usize) -> Vec<Cpu> {
+    fast_tables()
+        .into_iter()
+        .map(|t| Cpu::with_table(t, threads).unwrap())
+        .collect()
+}
+
 /// Whether to run a reduced set: an emulator is some 30 times slower than the CPU it runs on.
 pub(crate) fn quick() -> bool {
     std::env::var_os("SKIMSTONE_TEST_QUICK").is_some()

@@ -14,6 +14,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+#[cfg(test)]
+pub(crate) use generic::Generic;
+#[cfg(all(test, target_arch = "aarch64", target_endian = "little"))]
+pub(crate) use neon::Base;
+#[cfg(all(test, target_arch = "x86_64"))]
+pub(crate) use {avx2::Avx2, avx512::Avx512};
+
 use crate::BLOCK;
 use crate::cpu::matmul::{self, BlockFormat, Int8Row};
 use crate::cpu::table::Table;
