@@ -175,41 +175,41 @@ pub struct Weights<'a> {
 /// The weights of one layer. Letters as everywhere: `E` hidden_size, `F` intermediate_size, `H` and `G` heads, `D` head_dim.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerWeights<'a> {
-    /// [E]
+    /// `[E]`
     pub input_layernorm: &'a [f32],
-    /// [H·D, E]
+    /// `[H·D, E]`
     pub q_proj: Matrix<'a>,
-    /// [G·D, E]
+    /// `[G·D, E]`
     pub k_proj: Matrix<'a>,
-    /// [G·D, E]
+    /// `[G·D, E]`
     pub v_proj: Matrix<'a>,
-    /// [E, H·D]
+    /// `[E, H·D]`
     pub o_proj: Matrix<'a>,
-    /// [H·D]
+    /// `[H·D]`
     pub q_bias: Option<&'a [f32]>,
-    /// [G·D]
+    /// `[G·D]`
     pub k_bias: Option<&'a [f32]>,
-    /// [G·D]
+    /// `[G·D]`
     pub v_bias: Option<&'a [f32]>,
-    /// [E]
+    /// `[E]`
     pub o_bias: Option<&'a [f32]>,
-    /// [D]; `qwen3`
+    /// `[D]`; `qwen3`
     pub q_norm: Option<&'a [f32]>,
-    /// [D]; `qwen3`
+    /// `[D]`; `qwen3`
     pub k_norm: Option<&'a [f32]>,
-    /// [E]
+    /// `[E]`
     pub post_attention_layernorm: &'a [f32],
-    /// [F, E]
+    /// `[F, E]`
     pub gate_proj: Matrix<'a>,
-    /// [F, E]
+    /// `[F, E]`
     pub up_proj: Matrix<'a>,
-    /// [E, F]
+    /// `[E, F]`
     pub down_proj: Matrix<'a>,
-    /// [F]; `llama` with `mlp_bias`
+    /// `[F]`; `llama` with `mlp_bias`
     pub gate_bias: Option<&'a [f32]>,
-    /// [F]; `llama` with `mlp_bias`
+    /// `[F]`; `llama` with `mlp_bias`
     pub up_bias: Option<&'a [f32]>,
-    /// [E]; `llama` with `mlp_bias`
+    /// `[E]`; `llama` with `mlp_bias`
     pub down_bias: Option<&'a [f32]>,
 }
 
@@ -218,17 +218,17 @@ impl<'a> Weights<'a> {
         Weights { file, table }
     }
 
-    /// The embedding, [V, E].
+    /// The embedding, `[V, E]`.
     pub fn embed_tokens(&self) -> Matrix<'a> {
         self.matrix(&self.table.embed_tokens)
     }
 
-    /// The final norm, [E].
+    /// The final norm, `[E]`.
     pub fn norm(&self) -> &'a [f32] {
         self.vector(&self.table.norm)
     }
 
-    /// The output head, [V, E]: the embedding where the two are tied.
+    /// The output head, `[V, E]`: the embedding where the two are tied.
     pub fn lm_head(&self) -> Matrix<'a> {
         self.matrix(
             self.table

@@ -9,12 +9,13 @@
 mod format;
 mod header;
 mod mmap;
+mod pending;
 #[cfg(test)]
 mod tests;
 mod verify;
 mod writer;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -31,7 +32,8 @@ use format::{Layout, key};
 use header::{Dtype, Entry, Header};
 
 pub(crate) use mmap::as_f32s;
-pub use writer::{BundleSpec, BundleWriter, PendingFile, TensorDecl};
+pub use pending::PendingFile;
+pub use writer::{BundleSpec, BundleWriter, TensorDecl};
 
 /// The parts of safetensors that import reads checkpoints with: the same mapping, the same rules.
 pub(crate) mod safetensors {
@@ -350,14 +352,14 @@ fn parse_section<T: serde::de::DeserializeOwned>(key: &str, json: &str) -> Resul
 fn tensors(header: &Header, layouts: &str, checksums: &str) -> Result<Vec<TensorInfo>> {
     let layouts: HashMap<String, Layout> = parse_section(key::LAYOUTS, layouts)?;
     let checksums: HashMap<String, String> = parse_section(key::CHECKSUMS, checksums)?;
-    if let Some(name) = layouts
-        .keys()
-        .find(|name| !header.entries.iter().any(|entry| entry.name == **name))
-    {
-        return Err(Error::new(
-            ErrorKind::MissingTensor,
-            format!("`layouts` names `{name}`, which is not in the file"),
-        ));
+    let names: HashSet<&str> = header
+        .entries
+        .iter()
+        .map(|entry| entry.name.as_str())
+        .collect();
+    if let Some(name) = layouts.keys().find(|name| !names.contains(name.as_str())) {
+        let message = format!("`layouts` names `{name}`, which is not in the file");
+        return Err(Error::new(ErrorKind::MissingTensor, message));
     }
     let info = |entry: &Entry| {
         let crc = checksums

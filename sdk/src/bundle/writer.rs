@@ -5,16 +5,15 @@
 //! A bundle appears under its name only when it is whole: it is written beside it and renamed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use skimstone_kernels::{Format, KernelError, quant};
 
 use super::format::{self, key};
 use super::header::{Dtype, LENGTH_BYTES, METADATA};
+use super::pending::PendingFile;
 use crate::config::{GenerationConfig, ModelConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::spec::ReasoningSpec;
@@ -526,85 +525,4 @@ fn check_declared(config: &ModelConfig, tensors: &[TensorDecl]) -> Result<()> {
 
 fn sink_error(error: io::Error) -> Error {
     Error::new(ErrorKind::Io, format!("writing the bundle failed: {error}")).with_source(error)
-}
-
-/// A file that gets its name when it is whole, and vanishes otherwise.
-pub struct PendingFile {
-    /// `None` once it is persisted.
-    file: Option<BufWriter<File>>,
-    temporary: PathBuf,
-    target: PathBuf,
-}
-
-impl PendingFile {
-    fn create(target: &Path) -> Result<PendingFile> {
-        // Unique among the writers of this process; the process id keeps processes apart.
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let name = target.file_name().ok_or_else(|| {
-            Error::new(ErrorKind::Argument, "is not the name of a file").at(target.display())
-        })?;
-        let suffix = format!(
-            ".{}.{}.tmp",
-            std::process::id(),
-            COUNTER.fetch_add(1, Ordering::Relaxed)
-        );
-        let mut temporary = std::ffi::OsString::from(".");
-        temporary.push(name);
-        temporary.push(suffix);
-        let temporary = target.with_file_name(temporary);
-        let file = File::create_new(&temporary).map_err(|error| Error::io(target, error))?;
-        Ok(PendingFile {
-            file: Some(BufWriter::new(file)),
-            temporary,
-            target: target.to_owned(),
-        })
-    }
-
-    fn persist(mut self) -> Result<()> {
-        let rename = |file: BufWriter<File>| {
-            file.into_inner()
-                .map_err(io::IntoInnerError::into_error)?
-                .sync_all()?;
-            fs::rename(&self.temporary, &self.target)
-        };
-        match self.file.take().map(rename) {
-            Some(Err(error)) => {
-                // Best effort: the error that matters is the first.
-                let _ = fs::remove_file(&self.temporary);
-                Err(Error::io(&self.target, error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn inner(&mut self) -> io::Result<&mut BufWriter<File>> {
-        self.file
-            .as_mut()
-            .ok_or_else(|| io::Error::other("the file is already complete"))
-    }
-}
-
-impl Write for PendingFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.inner()?.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner()?.flush()
-    }
-}
-
-impl Seek for PendingFile {
-    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
-        self.inner()?.seek(position)
-    }
-}
-
-impl Drop for PendingFile {
-    fn drop(&mut self) {
-        if self.file.take().is_some() {
-            // Nothing useful can be done about a failure here.
-            let _ = fs::remove_file(&self.temporary);
-        }
-    }
 }

@@ -35,7 +35,7 @@ struct Raw {
     head_dim: Option<usize>,
     vocab_size: usize,
     max_position_embeddings: usize,
-    rms_norm_eps: f32,
+    rms_norm_eps: Option<f32>,
     rope_theta: Option<f64>,
     rope_scaling: Option<Value>,
     /// The spelling of transformers 5: `rope_theta` and `rope_scaling` in one object.
@@ -83,6 +83,11 @@ impl ModelConfig {
             .and_then(|rope| rope.get("rope_theta"))
             .and_then(Value::as_f64)
             .or(raw.rope_theta);
+        // transformers' `Qwen3Config` has a default of its own; the other families derive it.
+        let head_dim = raw.head_dim.unwrap_or(match model_type {
+            ModelType::Qwen3 => 128,
+            _ => raw.hidden_size / raw.num_attention_heads,
+        });
         let config = ModelConfig {
             model_type,
             hidden_size: raw.hidden_size,
@@ -90,13 +95,10 @@ impl ModelConfig {
             num_hidden_layers: raw.num_hidden_layers,
             num_attention_heads: raw.num_attention_heads,
             num_key_value_heads: raw.num_key_value_heads.unwrap_or(raw.num_attention_heads),
-            // transformers: qwen3 writes 128 into every config; the others derive it.
-            head_dim: raw
-                .head_dim
-                .unwrap_or(raw.hidden_size / raw.num_attention_heads),
+            head_dim,
             vocab_size: raw.vocab_size,
             max_position_embeddings: raw.max_position_embeddings,
-            rms_norm_eps: raw.rms_norm_eps,
+            rms_norm_eps: raw.rms_norm_eps.unwrap_or(1e-6),
             rope_theta: rope_theta.unwrap_or(10_000.0),
             rope_scaling,
             tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(false),
