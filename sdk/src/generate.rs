@@ -89,7 +89,7 @@ fn rate(count: usize, time: Duration) -> f64 {
     }
 }
 
-/// Generation on one session. See the [module](self).
+/// Generation on one session. See the head of `generate.rs`.
 pub struct Generate<'s> {
     session: &'s mut Session,
     prompt: Vec<TokenId>,

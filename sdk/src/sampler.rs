@@ -61,7 +61,7 @@ pub struct Sampled {
     pub logprob: f32,
 }
 
-/// The chain of the [module](self), with its memory.
+/// The chain of logits processors, with its memory.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     options: SamplerOptions,

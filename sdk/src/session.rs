@@ -93,7 +93,7 @@ pub struct SessionUsage {
     pub head_passes: usize,
 }
 
-/// One conversation. See the [module](self).
+/// One conversation. See the head of `session.rs`.
 pub struct Session {
     model: Model,
     pub(crate) kv: KvCache,
