@@ -1,0 +1,123 @@
+//! No allocation per step: counted by the allocator, on the thread that steps. With one thread that is all of the work.
+#![allow(
+    unsafe_code,
+    reason = "a counting allocator implements an unsafe trait"
+)]
+
+mod tiny;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use tiny::{Random, model_with};
+use skimstone::kernels::Format;
+use skimstone::{
+    Batch, LatentMap, ModelOptions, ModelType, Sampler, SamplerOptions, Session, SessionOptions,
+    StepInput,
+};
+
+struct Counting;
+
+thread_local! {
+    // Const and without a destructor: reading it allocates nothing.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: hands every call on to the system's allocator, unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps the contract of `alloc`, which is the system's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` came from `alloc` above, so from the system.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: `pointer` came from `alloc` above, so from the system.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static GLOBAL: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn nothing_allocates_after_creation() {
+    for family in ModelType::ALL {
+        for format in [Format::F32, Format::Q8, Format::Q4] {
+            for threads in [1, 2] {
+                let count = allocations_of_steps(family, format, threads);
+                assert_eq!(
+                    count,
+                    0,
+                    "{family} {} with {threads} threads",
+                    format.name()
+                );
+            }
+        }
+    }
+}
+
+fn allocations_of_steps(family: ModelType, format: Format, threads: usize) -> usize {
+    let model = model_with(
+        family,
+        format,
+        ModelOptions::default().with_threads(threads),
+    );
+    let mut session = Session::new(&model, SessionOptions::new()).unwrap();
+    session.set_taps(&[1]).unwrap();
+    let mut fork = Session::new(&model, SessionOptions::new()).unwrap();
+    let mut batch = Batch::new(&model, 2).unwrap();
+    let options = SamplerOptions {
+        temperature: 0.8,
+        top_k: 20,
+        top_p: 0.9,
+        min_p: 0.01,
+        repetition_penalty: 1.1,
+        logprobs: Some(3),
+        ..SamplerOptions::default()
+    };
+    let mut sampler = Sampler::new(model.config().vocab_size, options).unwrap();
+    let prompt = Random::new(1).ids(70);
+    let embedding = vec![0.5; model.config().hidden_size];
+    let mut steps = || {
+        session.truncate(0).unwrap();
+        fork.truncate(0).unwrap();
+        allocations(|| {
+            session.prefill(&prompt).unwrap();
+            fork.prefill(&prompt[..33]).unwrap();
+            for _ in 0..40 {
+                let id = sampler.sample(session.logits().unwrap()).unwrap().id;
+                session.step_hidden(&LatentMap::default()).unwrap();
+                session.step(id).unwrap();
+            }
+            session
+                .step_input(StepInput::Embed(&embedding), false)
+                .unwrap();
+            session
+                .step_input(
+                    StepInput::Soft {
+                        ids: &[1, 2],
+                        probs: &[0.4, 0.6],
+                    },
+                    true,
+                )
+                .unwrap();
+            for _ in 0..5 {
+                batch.step(&mut [&mut session, &mut fork], &[3, 4]).unwrap();
+            }
+        })
+    };
+    steps()
+}
