@@ -9,12 +9,12 @@ mod tiny;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use tiny::{Random, model_with};
 use skimstone::kernels::Format;
 use skimstone::{
     Batch, LatentMap, ModelOptions, ModelType, Sampler, SamplerOptions, Session, SessionOptions,
     StepInput,
 };
+use tiny::{Random, model_with};
 
 struct Counting;
 

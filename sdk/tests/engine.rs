@@ -4,9 +4,6 @@ mod tiny;
 
 use std::time::{Duration, Instant};
 
-use tiny::{
-    CONTEXT, Random, bundle, bytes, chain_model, config, mark, model, reasoning, weights,
-};
 use skimstone::kernels::Format;
 use skimstone::reason::{
     Answer, Ask, Budget, Choice, Engine, EngineOptions, Event, Limit, NextStep, Observation,
@@ -16,6 +13,7 @@ use skimstone::{
     ErrorKind, FinishReason, Generate, GenerateOptions, LatentMap, Model, ModelOptions, ModelType,
     ReasoningSpec, RouteKind, RouteSpec, SamplerOptions, Session, SessionOptions, TokenId,
 };
+use tiny::{CONTEXT, Random, bundle, bytes, chain_model, config, mark, model, reasoning, weights};
 
 fn engine(model: &Model) -> Engine {
     Engine::new(model, EngineOptions::default()).unwrap()

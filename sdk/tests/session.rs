@@ -4,13 +4,13 @@ mod tiny;
 
 use std::time::Duration;
 
-use tiny::{
-    CONTEXT, Random, VOCAB, bundle, config, model, model_with, naive_logits, reasoning, weights,
-};
 use skimstone::kernels::Format;
 use skimstone::{
     BLOCK_POSITIONS, Batch, ErrorKind, LatentMap, Model, ModelOptions, ModelType, Session,
     SessionOptions, StepInput, memory,
+};
+use tiny::{
+    CONTEXT, Random, VOCAB, bundle, config, model, model_with, naive_logits, reasoning, weights,
 };
 
 const FORMATS: [Format; 4] = [Format::F32, Format::F16, Format::Q8, Format::Q4];
