@@ -15,7 +15,7 @@ use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
-use tokenizers::Tokenizer;
+use skimstone::{RouteKind, Tokenizer};
 
 use crate::error::{Error, Result};
 use crate::recipe::{Data, Route};
@@ -173,16 +173,17 @@ impl Encoder {
     /// Reads `tokenizer.json`.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if it cannot be read or lacks a special token.
+    /// [`Error::Runtime`] if it is malformed, [`Error::Tokenizer`] if it lacks a special token.
     pub fn open(path: &Path, routes: &BTreeMap<String, Route>) -> Result<Encoder> {
-        let tokenizer = Tokenizer::from_file(path)
-            .map_err(|error| Error::Tokenizer(format!("{}: {error}", path.display())))?;
+        let json = std::fs::read(path).map_err(Error::io(path))?;
+        // The student's embedding is made for this tokenizer, so any id it gives is right.
+        let tokenizer = Tokenizer::from_bytes(&json, usize::MAX)?;
         Encoder::new(tokenizer, routes)
     }
 
     /// Size of the vocabulary, special tokens included.
     pub fn vocab_size(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
+        self.tokenizer.vocab_size()
     }
 
     /// The token that ends an answer.
@@ -208,13 +209,9 @@ impl Encoder {
     /// Tokens of a text.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if the tokenizer refuses it.
+    /// [`Error::Runtime`] if the tokenizer refuses it.
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, false)
-            .map_err(|error| Error::Tokenizer(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.tokenizer.encode(text, false)?)
     }
 
     /// The sequence of a question with its thinking and answer on a route.
@@ -235,7 +232,7 @@ impl Encoder {
         row.push(&self.tokens(question)?, knobs.question_weight);
         // The engine forces the opening token, so there is nothing to learn about it.
         row.push(&[open], 0.0);
-        if knobs.thinking {
+        if knobs.kind != RouteKind::Direct {
             for (index, chunk) in chunks.iter().enumerate() {
                 if index > 0 {
                     row.push(&[self.separator], knobs.thinking_weight);
@@ -314,5 +311,39 @@ impl Dataset {
     /// Tokens of all rows, prefixes counted for each row.
     pub fn token_count(&self) -> usize {
         self.rows.iter().map(|row| row.tokens.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenize::train_tokenizer;
+
+    #[test]
+    fn sequences_follow_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        std::fs::write(&path, "{\"question\":\"q\",\"chunks\":[\"c\"],\"answer\":\"a\"}\n").unwrap();
+        let tokenizer = folder.path().join("tokenizer.json");
+        train_tokenizer(&[&path], 262, 10).unwrap().save(&tokenizer, false).unwrap();
+        let mut routes = crate::recipe::default_routes();
+        routes.get_mut("cot").unwrap().answer_weight = 2.0;
+        let encoder = Encoder::open(&tokenizer, &routes).unwrap();
+        let text = |row: &TokenizedRow| -> String {
+            row.tokens.iter().map(|id| encoder.tokenizer.id_to_token(*id).unwrap()).collect()
+        };
+        let chunks = ["x".to_owned(), "y".to_owned()];
+
+        let cot = encoder.encode("cot", "qq", &chunks, "a").unwrap();
+        assert_eq!(text(&cot), "qq<|cot|>x<|sep|>y<|answer|>a<|end|>");
+        let scored: Vec<(usize, f32)> = cot.scored().collect();
+        assert_eq!(scored, [(3, 1.0), (4, 1.0), (5, 1.0), (6, 1.0), (7, 2.0), (8, 2.0)]);
+
+        let direct = encoder.encode("direct", "qq", &chunks, "a").unwrap();
+        assert_eq!(text(&direct), "qq<|direct|>a<|end|>");
+        assert_eq!(direct.scored().map(|(at, _)| at).collect::<Vec<_>>(), [3, 4]);
+
+        let none = encoder.encode("skip", "qq", &[], "a").unwrap();
+        assert_eq!(text(&none), "qq<|skip|><|answer|>a<|end|>");
     }
 }

@@ -10,7 +10,10 @@
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+pub mod eval;
+pub mod export;
 pub mod loss;
+pub mod manifest;
 pub mod ops;
 pub mod optimizer;
 pub mod pack;

@@ -1,12 +1,16 @@
 //! `skim-train`: the stages of a distillation as commands. Nothing but arguments.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use clap::{Parser, Subcommand};
+use skimstone::kernels::Format;
+use skimstone_training::eval::{EvalOptions, evaluate};
+use skimstone_training::manifest::Manifest;
 use skimstone_training::recipe::Recipe;
 use skimstone_training::trainer::Trainer;
-use skimstone_training::{Error, Result, checkpoint, progress, tokenize};
+use skimstone_training::{Error, Result, checkpoint, export, progress, tokenize};
 
 /// Activations of megabytes come and go at every operation. The system's allocator returns them to the kernel each time, which
 /// costs a third of the run in page faults; this one keeps them.
@@ -47,9 +51,50 @@ enum Stage {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Write a checkpoint as a bundle for the runtime.
+    Export {
+        /// A checkpoint, or a folder of them: then the newest.
+        #[arg(long)]
+        checkpoint: PathBuf,
+        /// The recipe that it was trained by; the copy beside the checkpoints if left out.
+        #[arg(long)]
+        recipe: Option<PathBuf>,
+        /// How matrices are stored: f32, f16, q8 or q4.
+        #[arg(long, default_value = "q8")]
+        format: String,
+        /// An evaluation card to keep in the bundle.
+        #[arg(long)]
+        card: Option<PathBuf>,
+        /// Where to write the `.skim` file.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Ask a bundle every row and write a card of accuracy and cost.
+    Eval {
+        /// The `.skim` file.
+        bundle: PathBuf,
+        /// Rows, `.jsonl` or `.jsonl.gz`.
+        data: PathBuf,
+        /// A route to take; may be given several times; all of the bundle if left out.
+        #[arg(long = "route")]
+        routes: Vec<String>,
+        /// Only the first rows.
+        #[arg(long)]
+        limit: Option<usize>,
+        /// Questions answered at the same time; one per core if left out.
+        #[arg(long)]
+        threads: Option<usize>,
+        /// Also write each wrong answer to standard error.
+        #[arg(long)]
+        show_wrong: bool,
+        /// Where to write the card; standard output if left out.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
+    run_candle_on_the_calling_thread();
     match run(Arguments::parse().stage) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -59,29 +104,76 @@ fn main() -> ExitCode {
     }
 }
 
+/// Keeps candle from spreading single operations over its own threads. Workers already fill the cores with whole micro-batches;
+/// candle's pools would spin beside them and double the cost of a step.
+#[allow(unsafe_code, reason = "candle reads its thread counts from the environment only")]
+fn run_candle_on_the_calling_thread() {
+    for variable in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
+        // SAFETY: this is the first thing that `main` does, so no other thread reads the environment meanwhile.
+        unsafe { std::env::set_var(variable, "1") };
+    }
+}
+
 fn run(stage: Stage) -> Result<()> {
     match stage {
-        Stage::Tokenizer {
-            rows,
-            vocab_size,
-            max_rows,
-            out,
-        } => {
+        Stage::Tokenizer { rows, vocab_size, max_rows, out } => {
             let tokenizer = tokenize::train_tokenizer(&rows, vocab_size, max_rows)?;
-            tokenizer
-                .save(&out, false)
-                .map_err(|error| Error::Tokenizer(format!("{}: {error}", out.display())))
+            tokenizer.save(&out, false).map_err(|error| Error::Tokenizer(format!("{}: {error}", out.display())))
         }
-        Stage::Train { recipe, out } => {
-            let recipe = Recipe::load(&recipe)?;
-            std::fs::create_dir_all(&out).map_err(Error::io(&out))?;
-            std::fs::write(out.join("recipe.toml"), recipe.to_toml()?).map_err(Error::io(&out))?;
-            let mut trainer = Trainer::new(recipe)?;
-            if let Some(path) = checkpoint::latest(&out)? {
-                trainer.resume(&path)?;
+        Stage::Train { recipe, out } => train(&recipe, &out),
+        Stage::Export { checkpoint, recipe, format, card, out } => {
+            let checkpoint = if checkpoint.join("model.safetensors").exists() {
+                checkpoint
+            } else {
+                let none = || Error::Checkpoint { path: checkpoint.clone(), message: "holds no checkpoint".to_owned() };
+                checkpoint::latest(&checkpoint)?.ok_or_else(none)?
+            };
+            let beside = || checkpoint.parent().unwrap_or(Path::new("")).join("recipe.toml");
+            let recipe = Recipe::load(&recipe.unwrap_or_else(beside))?;
+            let format = Format::from_name(&format)
+                .ok_or_else(|| Error::Recipe(format!("unknown format `{format}`; known: f32, f16, q8, q4")))?;
+            let card = card.map(|path| read_json(&path)).transpose()?;
+            export::export(&checkpoint, &recipe, format, card, &out)
+        }
+        Stage::Eval { bundle, data, routes, limit, threads, show_wrong, out } => {
+            let mut options = EvalOptions { routes, limit, ..EvalOptions::default() };
+            options.threads = threads.unwrap_or(options.threads);
+            let card = evaluate(&bundle, &data, &options, |route, row, answer| {
+                if show_wrong {
+                    eprintln!("{route} {}: expected `{}`, got `{answer}`", row.id, row.answer);
+                }
+            })?;
+            let json = serde_json::to_string_pretty(&card).expect("a card has string keys and finite numbers");
+            match out {
+                Some(path) => std::fs::write(&path, json + "\n").map_err(Error::io(&path)),
+                None => {
+                    println!("{json}");
+                    Ok(())
+                }
             }
-            trainer.run(Some(&out), &mut progress::views(&out)?)?;
-            progress::write_curve(&out.join("events.jsonl"), &out.join("curve.svg"))
         }
     }
+}
+
+fn train(recipe_path: &Path, out: &Path) -> Result<()> {
+    let recipe = Recipe::load(recipe_path)?;
+    let text = std::fs::read_to_string(recipe_path).map_err(Error::io(recipe_path))?;
+    std::fs::create_dir_all(out).map_err(Error::io(out))?;
+    std::fs::write(out.join("recipe.toml"), recipe.to_toml()?).map_err(Error::io(out))?;
+    Manifest::new(&recipe, &text)?.write(&out.join("manifest.json"))?;
+    let mut trainer = Trainer::new(recipe)?;
+    if let Some(path) = checkpoint::latest(out)? {
+        trainer.resume(&path)?;
+    }
+    let stop = trainer.stop_handle();
+    // The first request finishes the step and saves; whoever cannot wait for that sends a kill.
+    ctrlc::set_handler(move || stop.store(true, Ordering::Relaxed))
+        .map_err(|error| Error::io(out)(std::io::Error::other(error)))?;
+    trainer.run(Some(out), &mut progress::views(out)?)?;
+    progress::write_curve(&out.join("events.jsonl"), &out.join("curve.svg"))
+}
+
+fn read_json(path: &Path) -> Result<serde_json::Value> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    serde_json::from_str(&text).map_err(|error| Error::Recipe(format!("{}: {error}", path.display())))
 }

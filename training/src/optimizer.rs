@@ -182,3 +182,70 @@ impl Update {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_nn::optim::{Optimizer as _, ParamsAdamW};
+    use skimstone::ModelConfig;
+
+    use super::*;
+    use crate::data::{Span, TokenizedRow};
+    use crate::loss::supervised;
+    use crate::pack::Batch;
+
+    fn student() -> Student {
+        let json = r#"{"model_type":"qwen3","hidden_size":16,"intermediate_size":24,"num_hidden_layers":1,
+            "num_attention_heads":2,"num_key_value_heads":1,"head_dim":8,"vocab_size":20,"max_position_embeddings":64,
+            "rms_norm_eps":1e-6,"rope_theta":10000,"tie_word_embeddings":true,"eos_token_id":1}"#;
+        Student::random(&ModelConfig::from_json(json).unwrap(), 1, 0.1).unwrap()
+    }
+
+    fn batch() -> Batch {
+        let tokens: Vec<u32> = (0..12).map(|i| i * 5 % 20).collect();
+        let mut batch = Batch::default();
+        batch.push_row(&TokenizedRow { group: 0, spans: vec![Span { range: 1..12, weight: 1.0 }], tokens });
+        batch
+    }
+
+    #[test]
+    fn agrees_with_candles_optimizer() {
+        let knobs = Optimizer { weight_decay: 0.0, clip_norm: 0.0, eps: 1e-8, ..Optimizer::default() };
+        let (ours, theirs) = (student(), student());
+        let mut flat = AdamW::new(&ours, knobs).unwrap();
+        let variables = theirs.variables().iter().map(|(_, variable)| variable.clone()).collect();
+        let params = ParamsAdamW { lr: 3e-3, beta1: knobs.beta1, beta2: knobs.beta2, eps: 1e-8, weight_decay: 0.0 };
+        let mut reference = candle_nn::AdamW::new(variables, params).unwrap();
+        for _ in 0..5 {
+            let loss = supervised(&ours, &batch()).unwrap().sum;
+            let mut gradient = vec![0f32; flat.len()];
+            flat.gather(&ours, &loss.backward().unwrap(), &mut gradient).unwrap();
+            flat.step(&ours, &gradient, 11.0, 3e-3).unwrap();
+            let loss = (supervised(&theirs, &batch()).unwrap().sum / 11.0).unwrap();
+            reference.backward_step(&loss).unwrap();
+        }
+        for ((name, a), (_, b)) in ours.variables().iter().zip(theirs.variables()) {
+            crate::ops::check::close(a, b, 1e-4, name);
+        }
+    }
+
+    #[test]
+    fn clipping_bounds_the_norm_and_decay_spares_vectors() {
+        let student = student();
+        let knobs = Optimizer { weight_decay: 0.5, clip_norm: 0.1, ..Optimizer::default() };
+        let mut flat = AdamW::new(&student, knobs).unwrap();
+        let before = flat.weights.clone();
+        let zeros = vec![0f32; flat.len()];
+        assert_eq!(flat.step(&student, &zeros, 1.0, 0.1).unwrap(), 0.0);
+        for slot in flat.slots.clone() {
+            let shrunk = if slot.is_matrix { 0.95 } else { 1.0 };
+            for at in slot.start..slot.start + slot.len {
+                assert!((flat.weights[at] - before[at] * shrunk).abs() < 1e-6);
+            }
+        }
+        let large = vec![1f32; flat.len()];
+        let norm = flat.step(&student, &large, 1.0, 0.0).unwrap();
+        assert!((norm - (flat.len() as f64).sqrt()).abs() < 1e-3);
+        let second: f64 = flat.second.iter().map(|v| f64::from(*v)).sum();
+        assert!((second - 0.01 * (1.0 - knobs.beta2)).abs() < 1e-6, "moments see the clipped gradient");
+    }
+}

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use skimstone::ModelConfig;
+use skimstone::{ModelConfig, RouteKind};
 
 use crate::error::{Error, Result};
+use crate::tokenize;
 
 /// Every knob of a run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -43,6 +44,19 @@ pub struct Recipe {
     /// How often to save and to report.
     #[serde(default)]
     pub checkpoint: CheckpointKnobs,
+    /// What goes into the bundle beside the weights.
+    #[serde(default)]
+    pub export: Export,
+}
+
+/// What goes into the bundle beside the weights.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Export {
+    /// The route that is taken when none is asked for; the first by name if left out.
+    pub default_route: Option<String>,
+    /// Tokens that the engine keeps free for the answer, whatever the thinking costs.
+    pub answer_reserve: usize,
 }
 
 /// The shape of a student; the vocabulary comes from the tokenizer. Names are Hugging Face's.
@@ -108,9 +122,11 @@ pub struct Validation {
 pub struct Route {
     /// The special token that follows the question.
     pub open: String,
-    /// Whether the row's chunks stand between question and answer.
+    /// `direct`: the answer follows; `cot` and `skip`: the row's chunks stand before it.
+    pub kind: RouteKind,
+    /// The most thinking tokens that the engine lets the route take; no limit of its own if left out.
     #[serde(default)]
-    pub thinking: bool,
+    pub max_thinking_tokens: Option<usize>,
     /// Weight of question tokens in the loss.
     #[serde(default)]
     pub question_weight: f32,
@@ -301,18 +317,19 @@ fn default_decay() -> f64 {
 }
 
 /// `direct`, `cot` and `skip` with the special tokens of [`crate::tokenize`].
-fn default_routes() -> BTreeMap<String, Route> {
-    let route = |open: &str, thinking| Route {
+pub(crate) fn default_routes() -> BTreeMap<String, Route> {
+    let route = |open: &str, kind| Route {
         open: open.to_owned(),
-        thinking,
+        kind,
+        max_thinking_tokens: None,
         question_weight: 0.0,
         thinking_weight: 1.0,
         answer_weight: 1.0,
     };
     BTreeMap::from([
-        ("direct".to_owned(), route("<|direct|>", false)),
-        ("cot".to_owned(), route("<|cot|>", true)),
-        ("skip".to_owned(), route("<|skip|>", true)),
+        ("direct".to_owned(), route(tokenize::DIRECT, RouteKind::Direct)),
+        ("cot".to_owned(), route(tokenize::COT, RouteKind::Cot)),
+        ("skip".to_owned(), route(tokenize::SKIP, RouteKind::Skip)),
     ])
 }
 
@@ -404,5 +421,53 @@ impl Recipe {
         let config = ModelConfig::from_json(&json.to_string())?;
         config.validate()?;
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(shape: Shape) -> Schedule {
+        Schedule { steps: 110, limit_minutes: None, shape, warmup_steps: 10, floor: 0.1, decay_share: 0.2 }
+    }
+
+    #[test]
+    fn learning_rates_rise_hold_and_fall() {
+        for shape in [Shape::Cosine, Shape::Wsd] {
+            let schedule = schedule(shape);
+            assert_eq!(schedule.factor(0), 0.1);
+            assert_eq!(schedule.factor(9), 1.0);
+            assert!((schedule.factor(110) - 0.1).abs() < 1e-12);
+            assert!((10..110).all(|step| schedule.factor(step + 1) <= schedule.factor(step)));
+        }
+        assert!((schedule(Shape::Cosine).factor(60) - 0.55).abs() < 1e-12);
+        assert_eq!(schedule(Shape::Wsd).factor(90), 1.0);
+        assert!((schedule(Shape::Wsd).factor(100) - 0.55).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_recipe_survives_its_own_copy() {
+        let text = r#"
+            tokenizer = "t.json"
+            [model]
+            hidden_size = 64
+            intermediate_size = 96
+            num_hidden_layers = 2
+            num_attention_heads = 4
+            num_key_value_heads = 2
+            head_dim = 16
+            [[data]]
+            path = "rows.jsonl"
+            routes = ["skip"]
+            [schedule]
+            steps = 5
+            shape = "wsd"
+        "#;
+        let recipe = Recipe::from_toml(text).unwrap();
+        let copy = recipe.to_toml().unwrap();
+        assert_eq!(Recipe::from_toml(&copy).unwrap().to_toml().unwrap(), copy);
+        let config = recipe.model_config(300, 2).unwrap();
+        assert_eq!((config.vocab_size, config.eos_token_id.as_slice(), config.qk_norm()), (300, &[2][..], true));
     }
 }

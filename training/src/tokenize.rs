@@ -81,3 +81,44 @@ pub fn train_tokenizer(
         .map_err(fail)?;
     Ok(tokenizer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trained() -> Tokenizer {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let line = r#"{"question":"asleep 23:45, awake 12 min","chunks":["asleep 23:45 is later"],"answer":"12 min"}"#;
+        std::fs::write(&path, format!("{line}\n").repeat(5)).unwrap();
+        train_tokenizer(&[&path], 320, 100).unwrap()
+    }
+
+    #[test]
+    fn any_text_comes_back_and_digits_stand_alone() {
+        let tokenizer = trained();
+        for text in ["asleep 23:45", " leading", "ünïcode 眠り 😴\n\ttabs", "x"] {
+            let ids = tokenizer.encode(text, false).unwrap().get_ids().to_vec();
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+        }
+        let tokens = tokenizer.encode("awake 1234 min", false).unwrap().get_tokens().to_vec();
+        assert_eq!(tokens.iter().filter(|token| token.len() == 1 && token.as_bytes()[0].is_ascii_digit()).count(), 4);
+        assert!(tokens.contains(&"awake".to_owned()), "words of the corpus are one token: {tokens:?}");
+    }
+
+    #[test]
+    fn special_tokens_come_first_and_are_whole() {
+        let tokenizer = trained();
+        for (id, token) in SPECIAL_TOKENS.iter().enumerate() {
+            assert_eq!(tokenizer.token_to_id(token), Some(id as u32));
+            assert_eq!(tokenizer.encode(*token, false).unwrap().get_ids(), [id as u32]);
+        }
+    }
+
+    #[test]
+    fn a_vocabulary_without_room_for_bytes_is_refused() {
+        let none: [&Path; 0] = [];
+        let error = train_tokenizer(&none, 200, 1).unwrap_err().to_string();
+        assert!(error.contains("200 cannot hold 256 bytes"), "{error}");
+    }
+}

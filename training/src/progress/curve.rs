@@ -1,5 +1,6 @@
 //! The loss curve as an SVG, from the JSONL record of a run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use plotters::prelude::*;
@@ -17,11 +18,12 @@ pub fn write_curve(events: &Path, svg: &Path) -> Result<()> {
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
+    // By step: a resumed run repeats the steps after its checkpoint, and the later record is the one that counts.
     let points = |event: &str| -> Vec<(f64, f64)> {
         let of_kind = records.iter().filter(|record| record["event"] == event);
-        of_kind
-            .filter_map(|record| Some((record["step"].as_f64()?, record["loss"].as_f64()?)))
-            .collect()
+        let by_step: BTreeMap<u64, f64> =
+            of_kind.filter_map(|record| Some((record["step"].as_u64()?, record["loss"].as_f64()?))).collect();
+        by_step.into_iter().map(|(step, loss)| (step as f64, loss)).collect()
     };
     let (training, validation) = (points("step"), points("validation"));
     let drawing = draw(svg, &training, &validation);

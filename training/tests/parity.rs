@@ -1,0 +1,76 @@
+//! The student and the runtime are two independent implementations of the same model: same weights, same logits.
+
+use skimstone::kernels::Format;
+use skimstone::{BundleSpec, Model, ModelConfig, ModelOptions, Session, SessionOptions};
+use skimstone_training::data::{Span, TokenizedRow};
+use skimstone_training::export::write_bundle;
+use skimstone_training::pack::Batch;
+use skimstone_training::student::Student;
+
+/// The families with what sets them apart: biases, QK-norm, tied and untied heads, stretched frequencies, head_dim ≠ E/H.
+const CONFIGS: [(&str, &str); 4] = [
+    ("llama with llama3 rope scaling and all biases", r#"{"model_type":"llama","hidden_size":48,"intermediate_size":80,
+        "num_hidden_layers":3,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":12,"vocab_size":61,
+        "max_position_embeddings":256,"rms_norm_eps":1e-5,"rope_theta":10000,"tie_word_embeddings":false,
+        "attention_bias":true,"mlp_bias":true,"eos_token_id":1,
+        "rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
+        "original_max_position_embeddings":32}}"#),
+    ("llama, multi-head, tied", r#"{"model_type":"llama","hidden_size":32,"intermediate_size":64,"num_hidden_layers":2,
+        "num_attention_heads":2,"num_key_value_heads":2,"head_dim":16,"vocab_size":61,"max_position_embeddings":256,
+        "rms_norm_eps":1e-6,"rope_theta":10000,"tie_word_embeddings":true,"eos_token_id":1}"#),
+    ("qwen2", r#"{"model_type":"qwen2","hidden_size":64,"intermediate_size":96,"num_hidden_layers":2,
+        "num_attention_heads":8,"num_key_value_heads":2,"head_dim":8,"vocab_size":61,"max_position_embeddings":256,
+        "rms_norm_eps":1e-6,"rope_theta":1000000,"tie_word_embeddings":true,"eos_token_id":1}"#),
+    ("qwen3", r#"{"model_type":"qwen3","hidden_size":64,"intermediate_size":96,"num_hidden_layers":3,
+        "num_attention_heads":4,"num_key_value_heads":2,"head_dim":32,"vocab_size":61,"max_position_embeddings":256,
+        "rms_norm_eps":1e-6,"rope_theta":1000000,"tie_word_embeddings":true,"eos_token_id":1}"#),
+];
+
+/// Biases and norms start at zero and one; a test that left them there would not see them missing.
+fn disturbed(config: &ModelConfig) -> Student {
+    let student = Student::random(config, 7, 0.15).unwrap();
+    for (index, (_, variable)) in student.variables().iter().enumerate() {
+        if variable.rank() == 1 {
+            let wave: Vec<f32> = (0..variable.elem_count()).map(|i| ((i + index) as f32 * 0.7).sin() * 0.3).collect();
+            let wave = candle_core::Tensor::from_vec(wave, variable.shape(), variable.device()).unwrap();
+            variable.set(&(variable.as_tensor() + wave).unwrap()).unwrap();
+        }
+    }
+    student
+}
+
+#[test]
+fn logits_agree_with_the_runtime() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, json) in CONFIGS {
+        let config = ModelConfig::from_json(json).unwrap();
+        let student = disturbed(&config);
+        let tokens: Vec<u32> = (0..90u32).map(|i| (i * i * 7 + i * 3) % 61).collect();
+        let row = TokenizedRow {
+            group: 0,
+            // One more token so that the last of `tokens` predicts something.
+            tokens: tokens.iter().copied().chain([0]).collect(),
+            spans: vec![Span { range: 1..tokens.len() + 1, weight: 1.0 }],
+        };
+        let mut batch = Batch::default();
+        batch.push_row(&row);
+        let ours: Vec<Vec<f32>> = student.forward(&batch).unwrap().to_vec2().unwrap();
+
+        let path = folder.path().join("student.skim");
+        write_bundle(&student, BundleSpec::new(config), Format::F32, &path).unwrap();
+        let model = Model::open(&path, ModelOptions::new().with_threads(1)).unwrap();
+        let mut session = Session::new(&model, SessionOptions::new()).unwrap();
+        let mut largest = 0f32;
+        let mut worst = 0f32;
+        session
+            .prefill_each(&tokens, |index, logits| {
+                for (ours, theirs) in ours[index].iter().zip(logits) {
+                    worst = worst.max((ours - theirs).abs());
+                    largest = largest.max(theirs.abs());
+                }
+            })
+            .unwrap();
+        assert!(largest > 0.5, "{name}: logits of at most {largest} would hide a difference");
+        assert!(worst < 1e-4, "{name}: logits differ by {worst}");
+    }
+}
