@@ -418,15 +418,20 @@ impl Night {
             let window = |label: &str, w: Option<Window>| {
                 w.map(|w| format!("{label} nights {} to {}", w.sleep_onset, w.final_wake))
             };
-            let times = week
-                .bedtimes
-                .iter()
-                .map(Clock::to_string)
-                .collect::<Vec<_>>()
-                .join(" ");
-            sentence(&[(!times.is_empty()).then(|| format!("week in bed {times}"))]);
-            sentence(&[(!week.minutes_asleep.is_empty())
-                .then(|| format!("week slept {} min", list(&week.minutes_asleep)))]);
+            // A week is summed up as phones do: a range of bedtimes and a total.
+            let by_evening = |t: &&Clock| t.evening_minutes();
+            let range = (week.bedtimes.iter().min_by_key(by_evening))
+                .zip(week.bedtimes.iter().max_by_key(by_evening));
+            sentence(&[
+                range.map(|(first, last)| format!("week in bed from {first} to {last}")),
+                (!week.minutes_asleep.is_empty()).then(|| {
+                    let total: u32 = week.minutes_asleep.iter().sum();
+                    format!(
+                        "week slept {total} min in {} nights",
+                        week.minutes_asleep.len()
+                    )
+                }),
+            ]);
             sentence(&[
                 window("work", week.work_nights),
                 window("free", week.free_nights),

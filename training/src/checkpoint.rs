@@ -102,6 +102,21 @@ pub fn latest(folder: &Path) -> Result<Option<PathBuf>> {
     Ok(list(folder)?.pop().map(|(_, path)| path))
 }
 
+/// The newest checkpoint of a folder, or `path` itself if it is one.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if there is none.
+pub fn newest(path: &Path) -> Result<PathBuf> {
+    if path.join("model.safetensors").exists() {
+        return Ok(path.to_owned());
+    }
+    let none = || Error::Checkpoint {
+        path: path.to_owned(),
+        message: "holds no checkpoint".to_owned(),
+    };
+    latest(path)?.ok_or_else(none)
+}
+
 fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {

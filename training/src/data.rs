@@ -9,20 +9,23 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::ops::Range;
 use std::path::Path;
 
+use flate2::Compression;
 use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 use skimstone::{RouteKind, Tokenizer};
 
 use crate::error::{Error, Result};
 use crate::recipe::{Data, Route};
+use crate::sleep::Role;
 use crate::tokenize::{ANSWER, END, SEPARATOR};
 
 /// One solved question.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Row {
     /// Unique in its file.
     #[serde(default)]
@@ -38,6 +41,9 @@ pub struct Row {
     /// The thinking, cut where a part may be skipped.
     #[serde(default)]
     pub chunks: Vec<String>,
+    /// What each chunk is for, where the teacher says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<Role>,
     /// The final text.
     pub answer: String,
 }
@@ -66,6 +72,24 @@ pub fn read_rows(path: &Path) -> Result<impl Iterator<Item = Result<Row>>> {
             message,
         })),
     }))
+}
+
+/// Writes rows as JSONL, in gzip if the name ends in `.gz`.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_rows(path: &Path, rows: &[Row]) -> Result<()> {
+    let file = BufWriter::new(File::create(path).map_err(Error::io(path))?);
+    let mut out: Box<dyn Write> = match path.extension().is_some_and(|e| e == "gz") {
+        true => Box::new(GzEncoder::new(file, Compression::default())),
+        false => Box::new(file),
+    };
+    for row in rows {
+        let line =
+            serde_json::to_string(row).expect("a row has no map with keys that are not text");
+        writeln!(out, "{line}").map_err(Error::io(path))?;
+    }
+    out.flush().map_err(Error::io(path))
 }
 
 /// A row from one line, or the field at fault and what is wrong with it.
@@ -145,6 +169,7 @@ pub struct Encoder {
     separator: u32,
     answer: u32,
     end: u32,
+    digits: Vec<u32>,
 }
 
 impl Encoder {
@@ -166,6 +191,9 @@ impl Encoder {
             separator: id(SEPARATOR)?,
             answer: id(ANSWER)?,
             end: id(END)?,
+            digits: (0..10)
+                .filter_map(|d: u8| tokenizer.token_to_id(&d.to_string()))
+                .collect(),
             tokenizer,
         })
     }
@@ -204,6 +232,11 @@ impl Encoder {
     /// The knobs of a route and the token that opens it.
     pub fn route(&self, name: &str) -> Option<(&Route, u32)> {
         self.routes.get(name).map(|(route, open)| (route, *open))
+    }
+
+    /// Whether a token is one decimal digit.
+    pub fn is_digit(&self, token: u32) -> bool {
+        self.digits.contains(&token)
     }
 
     /// Tokens of a text.
@@ -323,25 +356,41 @@ mod tests {
     fn sequences_follow_the_contract() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows.jsonl");
-        std::fs::write(&path, "{\"question\":\"q\",\"chunks\":[\"c\"],\"answer\":\"a\"}\n").unwrap();
+        std::fs::write(
+            &path,
+            "{\"question\":\"q\",\"chunks\":[\"c\"],\"answer\":\"a\"}\n",
+        )
+        .unwrap();
         let tokenizer = folder.path().join("tokenizer.json");
-        train_tokenizer(&[&path], 262, 10).unwrap().save(&tokenizer, false).unwrap();
+        train_tokenizer(&[&path], 262, 10)
+            .unwrap()
+            .save(&tokenizer, false)
+            .unwrap();
         let mut routes = crate::recipe::default_routes();
         routes.get_mut("cot").unwrap().answer_weight = 2.0;
         let encoder = Encoder::open(&tokenizer, &routes).unwrap();
         let text = |row: &TokenizedRow| -> String {
-            row.tokens.iter().map(|id| encoder.tokenizer.id_to_token(*id).unwrap()).collect()
+            row.tokens
+                .iter()
+                .map(|id| encoder.tokenizer.id_to_token(*id).unwrap())
+                .collect()
         };
         let chunks = ["x".to_owned(), "y".to_owned()];
 
         let cot = encoder.encode("cot", "qq", &chunks, "a").unwrap();
         assert_eq!(text(&cot), "qq<|cot|>x<|sep|>y<|answer|>a<|end|>");
         let scored: Vec<(usize, f32)> = cot.scored().collect();
-        assert_eq!(scored, [(3, 1.0), (4, 1.0), (5, 1.0), (6, 1.0), (7, 2.0), (8, 2.0)]);
+        assert_eq!(
+            scored,
+            [(3, 1.0), (4, 1.0), (5, 1.0), (6, 1.0), (7, 2.0), (8, 2.0)]
+        );
 
         let direct = encoder.encode("direct", "qq", &chunks, "a").unwrap();
         assert_eq!(text(&direct), "qq<|direct|>a<|end|>");
-        assert_eq!(direct.scored().map(|(at, _)| at).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(
+            direct.scored().map(|(at, _)| at).collect::<Vec<_>>(),
+            [3, 4]
+        );
 
         let none = encoder.encode("skip", "qq", &[], "a").unwrap();
         assert_eq!(text(&none), "qq<|skip|><|answer|>a<|end|>");

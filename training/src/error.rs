@@ -53,6 +53,9 @@ pub enum Error {
         /// The loss.
         loss: f64,
     },
+    /// A file of nights cannot be read.
+    #[error(transparent)]
+    Nights(#[from] crate::sleep::nights::NightsError),
     /// A tensor operation refused its arguments.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -28,7 +28,12 @@ pub struct EvalOptions {
 impl Default for EvalOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        EvalOptions { routes: Vec::new(), limit: None, threads, max_answer_tokens: 128 }
+        EvalOptions {
+            routes: Vec::new(),
+            limit: None,
+            threads,
+            max_answer_tokens: 128,
+        }
     }
 }
 
@@ -102,10 +107,16 @@ pub fn evaluate(
     options: &EvalOptions,
     wrong: impl Fn(&str, &Row, &str) + Sync,
 ) -> Result<Card> {
-    let rows = read_rows(data)?.take(options.limit.unwrap_or(usize::MAX)).collect::<Result<Vec<_>>>()?;
+    let rows = read_rows(data)?
+        .take(options.limit.unwrap_or(usize::MAX))
+        .collect::<Result<Vec<_>>>()?;
     let model = Model::open(bundle, ModelOptions::new().with_threads(1))?;
     let known = model.reasoning().routes.keys().cloned();
-    let routes: Vec<String> = if options.routes.is_empty() { known.collect() } else { options.routes.clone() };
+    let routes: Vec<String> = if options.routes.is_empty() {
+        known.collect()
+    } else {
+        options.routes.clone()
+    };
     let mut cards = BTreeMap::new();
     for route in routes {
         model.reasoning().route(&route)?;
@@ -114,8 +125,17 @@ pub fn evaluate(
         for outcome in &outcomes {
             kinds.entry(outcome.kind.clone()).or_default().push(outcome);
         }
-        let kinds = kinds.into_iter().map(|(kind, outcomes)| (kind, line(&outcomes))).collect();
-        cards.insert(route, RouteCard { all: line(&outcomes.iter().collect::<Vec<_>>()), kinds });
+        let kinds = kinds
+            .into_iter()
+            .map(|(kind, outcomes)| (kind, line(&outcomes)))
+            .collect();
+        cards.insert(
+            route,
+            RouteCard {
+                all: line(&outcomes.iter().collect::<Vec<_>>()),
+                kinds,
+            },
+        );
     }
     Ok(Card {
         bundle: Input::of(bundle)?,
@@ -138,11 +158,15 @@ fn ask_all(
         // A model of its own per thread: the map is shared, the pool of one thread is not.
         let model = Model::open(bundle, ModelOptions::new().with_threads(1))?;
         let mut engine = Engine::new(&model, EngineOptions::default())?;
-        let ask = Ask::new().with_route(route).with_max_answer_tokens(options.max_answer_tokens);
+        let ask = Ask::new()
+            .with_route(route)
+            .with_max_answer_tokens(options.max_answer_tokens);
         let mut done = Vec::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(row) = rows.get(index) else { return Ok(done) };
+            let Some(row) = rows.get(index) else {
+                return Ok(done);
+            };
             let answer = engine.answer_text(&row.question, &ask)?;
             let right = answer.text.trim() == row.answer.trim();
             if !right {
@@ -162,8 +186,12 @@ fn ask_all(
         }
     };
     let parts = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..options.threads.clamp(1, rows.len().max(1))).map(|_| scope.spawn(work)).collect();
-        let joined = handles.into_iter().map(|handle| handle.join().expect("an evaluation worker does not panic"));
+        let handles: Vec<_> = (0..options.threads.clamp(1, rows.len().max(1)))
+            .map(|_| scope.spawn(work))
+            .collect();
+        let joined = handles
+            .into_iter()
+            .map(|handle| handle.join().expect("an evaluation worker does not panic"));
         joined.collect::<Result<Vec<_>>>()
     })?;
     let mut outcomes: Vec<(usize, Outcome)> = parts.into_iter().flatten().collect();
@@ -174,12 +202,17 @@ fn ask_all(
 fn line(outcomes: &[&Outcome]) -> Line {
     let n = outcomes.len();
     let right = outcomes.iter().filter(|outcome| outcome.right).count();
-    let mean = |of: fn(&Outcome) -> usize| outcomes.iter().map(|o| of(o) as f64).sum::<f64>() / n.max(1) as f64;
+    let mean = |of: fn(&Outcome) -> usize| {
+        outcomes.iter().map(|o| of(o) as f64).sum::<f64>() / n.max(1) as f64
+    };
     let mut milliseconds: Vec<f64> = outcomes.iter().map(|o| o.milliseconds).collect();
     milliseconds.sort_by(f64::total_cmp);
     let percentile = |share: f64| {
         let index = (share * n as f64).ceil() as usize;
-        milliseconds.get(index.clamp(1, n.max(1)) - 1).copied().unwrap_or(0.0)
+        milliseconds
+            .get(index.clamp(1, n.max(1)) - 1)
+            .copied()
+            .unwrap_or(0.0)
     };
     Line {
         accuracy: right as f64 / n.max(1) as f64,
@@ -206,7 +239,10 @@ pub fn wilson(right: usize, n: usize) -> [f64; 2] {
     let centre = share + Z * Z / (2.0 * n);
     let spread = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z * Z / n;
-    [((centre - spread) / scale).max(0.0), ((centre + spread) / scale).min(1.0)]
+    [
+        ((centre - spread) / scale).max(0.0),
+        ((centre + spread) / scale).min(1.0),
+    ]
 }
 
 #[cfg(test)]
@@ -225,7 +261,13 @@ mod tests {
         ];
         for Case(right, n, expected) in cases {
             let found = wilson(right, n);
-            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 5e-5), "{right}/{n}: {found:?}");
+            assert!(
+                found
+                    .iter()
+                    .zip(expected)
+                    .all(|(a, b)| (a - b).abs() < 5e-5),
+                "{right}/{n}: {found:?}"
+            );
         }
         assert_eq!(wilson(0, 0), [0.0, 1.0]);
     }
@@ -241,9 +283,17 @@ mod tests {
             layer_passes: 50,
             milliseconds,
         };
-        let outcomes = [outcome(true, 3.0), outcome(false, 1.0), outcome(true, 2.0), outcome(true, 9.0)];
+        let outcomes = [
+            outcome(true, 3.0),
+            outcome(false, 1.0),
+            outcome(true, 2.0),
+            outcome(true, 9.0),
+        ];
         let line = line(&outcomes.iter().collect::<Vec<_>>());
-        assert_eq!((line.accuracy, line.n, line.p50_ms, line.p95_ms), (0.75, 4, 2.0, 9.0));
+        assert_eq!(
+            (line.accuracy, line.n, line.p50_ms, line.p95_ms),
+            (0.75, 4, 2.0, 9.0)
+        );
         assert_eq!(line.mean_generated_tokens, 10.0);
     }
 }

@@ -20,16 +20,26 @@ use crate::student::Student;
 ///
 /// # Errors
 /// If the checkpoint is damaged, the tokenizer lacks a special token or the bundle cannot be written.
-pub fn export(path: &Path, recipe: &Recipe, format: Format, card: Option<Value>, out: &Path) -> Result<()> {
+pub fn export(
+    path: &Path,
+    recipe: &Recipe,
+    format: Format,
+    card: Option<Value>,
+    out: &Path,
+) -> Result<()> {
     let student = checkpoint::load_student(path)?;
     let tokenizer = path.join("tokenizer.json");
     let encoder = Encoder::open(&tokenizer, &recipe.routes)?;
     // The record of the run lies beside its checkpoints.
-    let manifest = path.parent().map(|folder| folder.join("manifest.json")).filter(|path| path.exists());
+    let manifest = path
+        .parent()
+        .map(|folder| folder.join("manifest.json"))
+        .filter(|path| path.exists());
     let manifest = match manifest {
         Some(path) => {
             let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-            serde_json::from_str(&text).map_err(|error| Error::Recipe(format!("{}: {error}", path.display())))?
+            serde_json::from_str(&text)
+                .map_err(|error| Error::Recipe(format!("{}: {error}", path.display())))?
         }
         None => Value::Null,
     };
@@ -62,11 +72,22 @@ pub fn write_bundle(student: &Student, spec: BundleSpec, format: Format, out: &P
 
 /// What the student was trained to do, with the token ids of its tokenizer.
 fn reasoning(recipe: &Recipe, encoder: &Encoder) -> Result<ReasoningSpec> {
-    let trained: BTreeSet<&str> = recipe.data.iter().flat_map(|data| &data.routes).map(String::as_str).collect();
+    let trained: BTreeSet<&str> = recipe
+        .data
+        .iter()
+        .flat_map(|data| &data.routes)
+        .map(String::as_str)
+        .collect();
     let mut routes = BTreeMap::new();
     for name in trained {
-        let (route, open) = encoder.route(name).ok_or_else(|| Error::Recipe(format!("unknown route `{name}`")))?;
-        let close = if route.kind == RouteKind::Direct { Vec::new() } else { vec![encoder.answer()] };
+        let (route, open) = encoder
+            .route(name)
+            .ok_or_else(|| Error::Recipe(format!("unknown route `{name}`")))?;
+        let close = if route.kind == RouteKind::Direct {
+            Vec::new()
+        } else {
+            vec![encoder.answer()]
+        };
         routes.insert(
             name.to_owned(),
             RouteSpec {
@@ -80,7 +101,9 @@ fn reasoning(recipe: &Recipe, encoder: &Encoder) -> Result<ReasoningSpec> {
     }
     let default_route = match &recipe.export.default_route {
         Some(name) if !routes.contains_key(name) => {
-            return Err(Error::Recipe(format!("`export.default_route` is `{name}`, which no data file trains")));
+            return Err(Error::Recipe(format!(
+                "`export.default_route` is `{name}`, which no data file trains"
+            )));
         }
         Some(name) => name.clone(),
         None => routes.keys().next().cloned().unwrap_or_default(),

@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
-use skimstone::kernels::Format;
 use skimstone_training::eval::{EvalOptions, evaluate};
-use skimstone_training::manifest::Manifest;
+use skimstone_training::pipeline::{Pipeline, parse_format, train};
 use skimstone_training::recipe::Recipe;
-use skimstone_training::trainer::Trainer;
-use skimstone_training::{Error, Result, checkpoint, export, progress, tokenize};
+use skimstone_training::skip::{Criterion, shorten_file};
+use skimstone_training::sleep::command::DataSleep;
+use skimstone_training::{Error, Result, checkpoint, export, tokenize};
 
 /// Activations of megabytes come and go at every operation. The system's allocator returns them to the kernel each time, which
 /// costs a third of the run in page faults; this one keeps them.
@@ -39,6 +40,35 @@ enum Stage {
         #[arg(long, default_value_t = 20_000)]
         max_rows: usize,
         /// Where to write `tokenizer.json`.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Write rows of a task.
+    #[command(subcommand)]
+    Data(Task),
+    /// Shorten rationales by deletion: what the student does not need goes.
+    Skip {
+        /// A checkpoint of the student.
+        #[arg(long)]
+        checkpoint: PathBuf,
+        /// Rows with the full rationales.
+        #[arg(long)]
+        rows: PathBuf,
+        /// Rows to read.
+        #[arg(long)]
+        limit: Option<usize>,
+        /// When a deletion is kept.
+        #[arg(long, value_enum, default_value_t = Criterion::AnswerAndNumbers)]
+        criterion: Criterion,
+        /// Where to write the shortened rows; the counts go beside it as `.json`.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Run a whole distillation: rows, tokenizer, trainings, bundle, card; goes on where it was stopped.
+    Distill {
+        /// The pipeline, for example `training/recipes/sleep.toml`.
+        pipeline: PathBuf,
+        /// Folder for everything that it makes.
         #[arg(long)]
         out: PathBuf,
     },
@@ -93,6 +123,12 @@ enum Stage {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// The sleep task: nights, questions and a teacher's chains of thought.
+    Sleep(DataSleep),
+}
+
 fn main() -> ExitCode {
     run_candle_on_the_calling_thread();
     match run(Arguments::parse().stage) {
@@ -106,7 +142,10 @@ fn main() -> ExitCode {
 
 /// Keeps candle from spreading single operations over its own threads. Workers already fill the cores with whole micro-batches;
 /// candle's pools would spin beside them and double the cost of a step.
-#[allow(unsafe_code, reason = "candle reads its thread counts from the environment only")]
+#[allow(
+    unsafe_code,
+    reason = "candle reads its thread counts from the environment only"
+)]
 fn run_candle_on_the_calling_thread() {
     for variable in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
         // SAFETY: this is the first thing that `main` does, so no other thread reads the environment meanwhile.
@@ -116,34 +155,86 @@ fn run_candle_on_the_calling_thread() {
 
 fn run(stage: Stage) -> Result<()> {
     match stage {
-        Stage::Tokenizer { rows, vocab_size, max_rows, out } => {
+        Stage::Tokenizer {
+            rows,
+            vocab_size,
+            max_rows,
+            out,
+        } => {
             let tokenizer = tokenize::train_tokenizer(&rows, vocab_size, max_rows)?;
-            tokenizer.save(&out, false).map_err(|error| Error::Tokenizer(format!("{}: {error}", out.display())))
+            tokenizer
+                .save(&out, false)
+                .map_err(|error| Error::Tokenizer(format!("{}: {error}", out.display())))
         }
-        Stage::Train { recipe, out } => train(&recipe, &out),
-        Stage::Export { checkpoint, recipe, format, card, out } => {
-            let checkpoint = if checkpoint.join("model.safetensors").exists() {
+        Stage::Train { recipe, out } => train(Recipe::load(&recipe)?, &out, &stop_on_interrupt()?),
+        Stage::Distill { pipeline, out } => {
+            Pipeline::load(&pipeline)?.run(&out, &stop_on_interrupt()?)
+        }
+        Stage::Export {
+            checkpoint,
+            recipe,
+            format,
+            card,
+            out,
+        } => {
+            let checkpoint = checkpoint::newest(&checkpoint)?;
+            let beside = || {
                 checkpoint
-            } else {
-                let none = || Error::Checkpoint { path: checkpoint.clone(), message: "holds no checkpoint".to_owned() };
-                checkpoint::latest(&checkpoint)?.ok_or_else(none)?
+                    .parent()
+                    .unwrap_or(Path::new(""))
+                    .join("recipe.toml")
             };
-            let beside = || checkpoint.parent().unwrap_or(Path::new("")).join("recipe.toml");
             let recipe = Recipe::load(&recipe.unwrap_or_else(beside))?;
-            let format = Format::from_name(&format)
-                .ok_or_else(|| Error::Recipe(format!("unknown format `{format}`; known: f32, f16, q8, q4")))?;
+            let format = parse_format(&format)?;
             let card = card.map(|path| read_json(&path)).transpose()?;
             export::export(&checkpoint, &recipe, format, card, &out)
         }
-        Stage::Eval { bundle, data, routes, limit, threads, show_wrong, out } => {
-            let mut options = EvalOptions { routes, limit, ..EvalOptions::default() };
+        Stage::Data(Task::Sleep(data)) => {
+            let n = data.run()?;
+            eprintln!("{n} rows in {}", data.out.display());
+            Ok(())
+        }
+        Stage::Skip {
+            checkpoint,
+            rows,
+            limit,
+            criterion,
+            out,
+        } => {
+            let deletions = shorten_file(&checkpoint, &rows, limit, criterion, &out, |n| {
+                eprintln!("{n} rows")
+            })?;
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&deletions).expect("counts serialise")
+            );
+            Ok(())
+        }
+        Stage::Eval {
+            bundle,
+            data,
+            routes,
+            limit,
+            threads,
+            show_wrong,
+            out,
+        } => {
+            let mut options = EvalOptions {
+                routes,
+                limit,
+                ..EvalOptions::default()
+            };
             options.threads = threads.unwrap_or(options.threads);
             let card = evaluate(&bundle, &data, &options, |route, row, answer| {
                 if show_wrong {
-                    eprintln!("{route} {}: expected `{}`, got `{answer}`", row.id, row.answer);
+                    eprintln!(
+                        "{route} {}: expected `{}`, got `{answer}`",
+                        row.id, row.answer
+                    );
                 }
             })?;
-            let json = serde_json::to_string_pretty(&card).expect("a card has string keys and finite numbers");
+            let json = serde_json::to_string_pretty(&card)
+                .expect("a card has string keys and finite numbers");
             match out {
                 Some(path) => std::fs::write(&path, json + "\n").map_err(Error::io(&path)),
                 None => {
@@ -155,25 +246,17 @@ fn run(stage: Stage) -> Result<()> {
     }
 }
 
-fn train(recipe_path: &Path, out: &Path) -> Result<()> {
-    let recipe = Recipe::load(recipe_path)?;
-    let text = std::fs::read_to_string(recipe_path).map_err(Error::io(recipe_path))?;
-    std::fs::create_dir_all(out).map_err(Error::io(out))?;
-    std::fs::write(out.join("recipe.toml"), recipe.to_toml()?).map_err(Error::io(out))?;
-    Manifest::new(&recipe, &text)?.write(&out.join("manifest.json"))?;
-    let mut trainer = Trainer::new(recipe)?;
-    if let Some(path) = checkpoint::latest(out)? {
-        trainer.resume(&path)?;
-    }
-    let stop = trainer.stop_handle();
-    // The first request finishes the step and saves; whoever cannot wait for that sends a kill.
-    ctrlc::set_handler(move || stop.store(true, Ordering::Relaxed))
-        .map_err(|error| Error::io(out)(std::io::Error::other(error)))?;
-    trainer.run(Some(out), &mut progress::views(out)?)?;
-    progress::write_curve(&out.join("events.jsonl"), &out.join("curve.svg"))
+/// A flag that Ctrl-C sets: the first request finishes the step and saves; whoever cannot wait for that sends a kill.
+fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let handle = stop.clone();
+    ctrlc::set_handler(move || handle.store(true, Ordering::Relaxed))
+        .map_err(|error| Error::Recipe(format!("cannot listen for Ctrl-C: {error}")))?;
+    Ok(stop)
 }
 
 fn read_json(path: &Path) -> Result<serde_json::Value> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(|error| Error::Recipe(format!("{}: {error}", path.display())))
+    serde_json::from_str(&text)
+        .map_err(|error| Error::Recipe(format!("{}: {error}", path.display())))
 }

@@ -38,8 +38,15 @@ impl Input {
             hasher.update(&buffer[..read]);
             bytes += read as u64;
         }
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Input { name, sha256: format!("{:x}", hasher.finalize()), bytes })
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        Ok(Input {
+            name,
+            sha256: format!("{:x}", hasher.finalize()),
+            bytes,
+        })
     }
 }
 
@@ -62,15 +69,29 @@ impl Manifest {
     /// # Errors
     /// [`Error::Io`] if an input cannot be read.
     pub fn new(recipe: &Recipe, text: &str) -> Result<Manifest> {
-        let rows = recipe.data.iter().chain(recipe.validation.iter().flat_map(|v| &v.data)).map(|data| data.path.clone());
-        let weights = recipe.init.from.iter().map(|path| path.join("model.safetensors"));
-        let mut paths: Vec<_> = std::iter::once(recipe.tokenizer.clone()).chain(rows).chain(weights).collect();
+        let rows = recipe
+            .data
+            .iter()
+            .chain(recipe.validation.iter().flat_map(|v| &v.data))
+            .map(|data| data.path.clone());
+        let weights = recipe
+            .init
+            .from
+            .iter()
+            .map(|path| path.join("model.safetensors"));
+        let mut paths: Vec<_> = std::iter::once(recipe.tokenizer.clone())
+            .chain(rows)
+            .chain(weights)
+            .collect();
         paths.dedup();
         Ok(Manifest {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             seed: recipe.seed,
             recipe: text.to_owned(),
-            inputs: paths.iter().map(|path| Input::of(path)).collect::<Result<_>>()?,
+            inputs: paths
+                .iter()
+                .map(|path| Input::of(path))
+                .collect::<Result<_>>()?,
         })
     }
 
@@ -79,7 +100,8 @@ impl Manifest {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        let json = serde_json::to_vec_pretty(self).expect("a manifest has string keys and plain fields");
+        let json =
+            serde_json::to_vec_pretty(self).expect("a manifest has string keys and plain fields");
         std::fs::write(path, json).map_err(Error::io(path))
     }
 }
@@ -95,6 +117,9 @@ mod tests {
         std::fs::write(&path, "abc").unwrap();
         let input = Input::of(&path).unwrap();
         assert_eq!((input.name.as_str(), input.bytes), ("rows.jsonl", 3));
-        assert_eq!(input.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            input.sha256,
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
     }
 }

@@ -203,22 +203,45 @@ mod tests {
     fn batch() -> Batch {
         let tokens: Vec<u32> = (0..12).map(|i| i * 5 % 20).collect();
         let mut batch = Batch::default();
-        batch.push_row(&TokenizedRow { group: 0, spans: vec![Span { range: 1..12, weight: 1.0 }], tokens });
+        batch.push_row(&TokenizedRow {
+            group: 0,
+            spans: vec![Span {
+                range: 1..12,
+                weight: 1.0,
+            }],
+            tokens,
+        });
         batch
     }
 
     #[test]
     fn agrees_with_candles_optimizer() {
-        let knobs = Optimizer { weight_decay: 0.0, clip_norm: 0.0, eps: 1e-8, ..Optimizer::default() };
+        let knobs = Optimizer {
+            weight_decay: 0.0,
+            clip_norm: 0.0,
+            eps: 1e-8,
+            ..Optimizer::default()
+        };
         let (ours, theirs) = (student(), student());
         let mut flat = AdamW::new(&ours, knobs).unwrap();
-        let variables = theirs.variables().iter().map(|(_, variable)| variable.clone()).collect();
-        let params = ParamsAdamW { lr: 3e-3, beta1: knobs.beta1, beta2: knobs.beta2, eps: 1e-8, weight_decay: 0.0 };
+        let variables = theirs
+            .variables()
+            .iter()
+            .map(|(_, variable)| variable.clone())
+            .collect();
+        let params = ParamsAdamW {
+            lr: 3e-3,
+            beta1: knobs.beta1,
+            beta2: knobs.beta2,
+            eps: 1e-8,
+            weight_decay: 0.0,
+        };
         let mut reference = candle_nn::AdamW::new(variables, params).unwrap();
         for _ in 0..5 {
             let loss = supervised(&ours, &batch()).unwrap().sum;
             let mut gradient = vec![0f32; flat.len()];
-            flat.gather(&ours, &loss.backward().unwrap(), &mut gradient).unwrap();
+            flat.gather(&ours, &loss.backward().unwrap(), &mut gradient)
+                .unwrap();
             flat.step(&ours, &gradient, 11.0, 3e-3).unwrap();
             let loss = (supervised(&theirs, &batch()).unwrap().sum / 11.0).unwrap();
             reference.backward_step(&loss).unwrap();
@@ -231,7 +254,11 @@ mod tests {
     #[test]
     fn clipping_bounds_the_norm_and_decay_spares_vectors() {
         let student = student();
-        let knobs = Optimizer { weight_decay: 0.5, clip_norm: 0.1, ..Optimizer::default() };
+        let knobs = Optimizer {
+            weight_decay: 0.5,
+            clip_norm: 0.1,
+            ..Optimizer::default()
+        };
         let mut flat = AdamW::new(&student, knobs).unwrap();
         let before = flat.weights.clone();
         let zeros = vec![0f32; flat.len()];
@@ -246,6 +273,9 @@ mod tests {
         let norm = flat.step(&student, &large, 1.0, 0.0).unwrap();
         assert!((norm - (flat.len() as f64).sqrt()).abs() < 1e-3);
         let second: f64 = flat.second.iter().map(|v| f64::from(*v)).sum();
-        assert!((second - 0.01 * (1.0 - knobs.beta2)).abs() < 1e-6, "moments see the clipped gradient");
+        assert!(
+            (second - 0.01 * (1.0 - knobs.beta2)).abs() < 1e-6,
+            "moments see the clipped gradient"
+        );
     }
 }

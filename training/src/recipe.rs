@@ -327,7 +327,10 @@ pub(crate) fn default_routes() -> BTreeMap<String, Route> {
         answer_weight: 1.0,
     };
     BTreeMap::from([
-        ("direct".to_owned(), route(tokenize::DIRECT, RouteKind::Direct)),
+        (
+            "direct".to_owned(),
+            route(tokenize::DIRECT, RouteKind::Direct),
+        ),
         ("cot".to_owned(), route(tokenize::COT, RouteKind::Cot)),
         ("skip".to_owned(), route(tokenize::SKIP, RouteKind::Skip)),
     ])
@@ -344,20 +347,20 @@ impl Recipe {
             Error::Recipe(message) => Error::Recipe(format!("{}: {message}", path.display())),
             other => other,
         })?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
-        resolve(&mut recipe.tokenizer);
-        recipe
-            .data
-            .iter_mut()
-            .for_each(|data| resolve(&mut data.path));
-        recipe
-            .validation
-            .iter_mut()
-            .flat_map(|v| &mut v.data)
-            .for_each(|data| resolve(&mut data.path));
-        recipe.init.from.iter_mut().for_each(resolve);
+        recipe.resolve(path.parent().unwrap_or(Path::new("")));
         Ok(recipe)
+    }
+
+    /// Makes every path relative to `folder`.
+    pub fn resolve(&mut self, folder: &Path) {
+        let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
+        resolve(&mut self.tokenizer);
+        let validation = self.validation.iter_mut().flat_map(|v| &mut v.data);
+        self.data
+            .iter_mut()
+            .chain(validation)
+            .for_each(|data| resolve(&mut data.path));
+        self.init.from.iter_mut().for_each(resolve);
     }
 
     /// Reads a recipe from TOML.
@@ -376,7 +379,7 @@ impl Recipe {
         toml::to_string_pretty(self).map_err(|error| Error::Recipe(error.to_string()))
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let fail = |message: String| Err(Error::Recipe(message));
         if self.data.is_empty() {
             return fail("`data` is empty; name at least one file of rows".to_owned());
@@ -429,7 +432,14 @@ mod tests {
     use super::*;
 
     fn schedule(shape: Shape) -> Schedule {
-        Schedule { steps: 110, limit_minutes: None, shape, warmup_steps: 10, floor: 0.1, decay_share: 0.2 }
+        Schedule {
+            steps: 110,
+            limit_minutes: None,
+            shape,
+            warmup_steps: 10,
+            floor: 0.1,
+            decay_share: 0.2,
+        }
     }
 
     #[test]
@@ -468,6 +478,13 @@ mod tests {
         let copy = recipe.to_toml().unwrap();
         assert_eq!(Recipe::from_toml(&copy).unwrap().to_toml().unwrap(), copy);
         let config = recipe.model_config(300, 2).unwrap();
-        assert_eq!((config.vocab_size, config.eos_token_id.as_slice(), config.qk_norm()), (300, &[2][..], true));
+        assert_eq!(
+            (
+                config.vocab_size,
+                config.eos_token_id.as_slice(),
+                config.qk_norm()
+            ),
+            (300, &[2][..], true)
+        );
     }
 }

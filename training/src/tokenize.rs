@@ -7,9 +7,9 @@ use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer};
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer};
 
 use crate::data::read_rows;
 use crate::error::{Error, Result};
@@ -29,6 +29,10 @@ pub const END: &str = "<|end|>";
 
 /// Every special token, in the order of their ids, which begin at 0.
 pub const SPECIAL_TOKENS: [&str; 6] = [END, ANSWER, SEPARATOR, DIRECT, COT, SKIP];
+
+/// What a token can be at most: one digit, or a word with the space before or after it. A space stays with the word, not with a
+/// digit, so that a number costs its digits and nothing else.
+const WORDS: &str = r"\d|\s?[^\s\d]+\s?|\s+";
 
 /// Learns a vocabulary of at most `vocab_size` tokens from questions, chunks and answers of the files' rows.
 ///
@@ -55,11 +59,17 @@ pub fn train_tokenizer(
         }
     }
     let fail = |error: tokenizers::Error| Error::Tokenizer(error.to_string());
-    let byte_level = ByteLevel::new(false, true, true);
+    let byte_level = ByteLevel::new(false, true, false);
+    let words = Split::new(
+        SplitPattern::Regex(WORDS.to_owned()),
+        SplitDelimiterBehavior::Isolated,
+        false,
+    )
+    .map_err(fail)?;
     let mut tokenizer = Tokenizer::new(BPE::default());
     tokenizer
         .with_pre_tokenizer(Some(Sequence::new(vec![
-            PreTokenizerWrapper::Digits(Digits::new(true)),
+            PreTokenizerWrapper::Split(words),
             PreTokenizerWrapper::ByteLevel(byte_level),
         ])))
         .with_decoder(Some(byte_level));
@@ -101,9 +111,22 @@ mod tests {
             let ids = tokenizer.encode(text, false).unwrap().get_ids().to_vec();
             assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
         }
-        let tokens = tokenizer.encode("awake 1234 min", false).unwrap().get_tokens().to_vec();
-        assert_eq!(tokens.iter().filter(|token| token.len() == 1 && token.as_bytes()[0].is_ascii_digit()).count(), 4);
-        assert!(tokens.contains(&"awake".to_owned()), "words of the corpus are one token: {tokens:?}");
+        let tokens = tokenizer
+            .encode("awake 1234 min", false)
+            .unwrap()
+            .get_tokens()
+            .to_vec();
+        assert_eq!(
+            tokens
+                .iter()
+                .filter(|token| token.len() == 1 && token.as_bytes()[0].is_ascii_digit())
+                .count(),
+            4
+        );
+        assert!(
+            tokens.contains(&"awake".to_owned()),
+            "words of the corpus are one token: {tokens:?}"
+        );
     }
 
     #[test]
@@ -111,7 +134,10 @@ mod tests {
         let tokenizer = trained();
         for (id, token) in SPECIAL_TOKENS.iter().enumerate() {
             assert_eq!(tokenizer.token_to_id(token), Some(id as u32));
-            assert_eq!(tokenizer.encode(*token, false).unwrap().get_ids(), [id as u32]);
+            assert_eq!(
+                tokenizer.encode(*token, false).unwrap().get_ids(),
+                [id as u32]
+            );
         }
     }
 

@@ -169,9 +169,9 @@ impl Trainer {
         Ok(())
     }
 
-    /// Set it to true from anywhere and the run stops after the present step.
-    pub fn stop_handle(&self) -> Arc<AtomicBool> {
-        self.stop.clone()
+    /// Once `stop` is true the run stops after the present step.
+    pub fn stop_with(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = stop;
     }
 
     /// The student as it is now.

@@ -9,21 +9,33 @@ use skimstone_training::student::Student;
 
 /// The families with what sets them apart: biases, QK-norm, tied and untied heads, stretched frequencies, head_dim ≠ E/H.
 const CONFIGS: [(&str, &str); 4] = [
-    ("llama with llama3 rope scaling and all biases", r#"{"model_type":"llama","hidden_size":48,"intermediate_size":80,
+    (
+        "llama with llama3 rope scaling and all biases",
+        r#"{"model_type":"llama","hidden_size":48,"intermediate_size":80,
         "num_hidden_layers":3,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":12,"vocab_size":61,
         "max_position_embeddings":256,"rms_norm_eps":1e-5,"rope_theta":10000,"tie_word_embeddings":false,
         "attention_bias":true,"mlp_bias":true,"eos_token_id":1,
         "rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
-        "original_max_position_embeddings":32}}"#),
-    ("llama, multi-head, tied", r#"{"model_type":"llama","hidden_size":32,"intermediate_size":64,"num_hidden_layers":2,
+        "original_max_position_embeddings":32}}"#,
+    ),
+    (
+        "llama, multi-head, tied",
+        r#"{"model_type":"llama","hidden_size":32,"intermediate_size":64,"num_hidden_layers":2,
         "num_attention_heads":2,"num_key_value_heads":2,"head_dim":16,"vocab_size":61,"max_position_embeddings":256,
-        "rms_norm_eps":1e-6,"rope_theta":10000,"tie_word_embeddings":true,"eos_token_id":1}"#),
-    ("qwen2", r#"{"model_type":"qwen2","hidden_size":64,"intermediate_size":96,"num_hidden_layers":2,
+        "rms_norm_eps":1e-6,"rope_theta":10000,"tie_word_embeddings":true,"eos_token_id":1}"#,
+    ),
+    (
+        "qwen2",
+        r#"{"model_type":"qwen2","hidden_size":64,"intermediate_size":96,"num_hidden_layers":2,
         "num_attention_heads":8,"num_key_value_heads":2,"head_dim":8,"vocab_size":61,"max_position_embeddings":256,
-        "rms_norm_eps":1e-6,"rope_theta":1000000,"tie_word_embeddings":true,"eos_token_id":1}"#),
-    ("qwen3", r#"{"model_type":"qwen3","hidden_size":64,"intermediate_size":96,"num_hidden_layers":3,
+        "rms_norm_eps":1e-6,"rope_theta":1000000,"tie_word_embeddings":true,"eos_token_id":1}"#,
+    ),
+    (
+        "qwen3",
+        r#"{"model_type":"qwen3","hidden_size":64,"intermediate_size":96,"num_hidden_layers":3,
         "num_attention_heads":4,"num_key_value_heads":2,"head_dim":32,"vocab_size":61,"max_position_embeddings":256,
-        "rms_norm_eps":1e-6,"rope_theta":1000000,"tie_word_embeddings":true,"eos_token_id":1}"#),
+        "rms_norm_eps":1e-6,"rope_theta":1000000,"tie_word_embeddings":true,"eos_token_id":1}"#,
+    ),
 ];
 
 /// Biases and norms start at zero and one; a test that left them there would not see them missing.
@@ -31,9 +43,14 @@ fn disturbed(config: &ModelConfig) -> Student {
     let student = Student::random(config, 7, 0.15).unwrap();
     for (index, (_, variable)) in student.variables().iter().enumerate() {
         if variable.rank() == 1 {
-            let wave: Vec<f32> = (0..variable.elem_count()).map(|i| ((i + index) as f32 * 0.7).sin() * 0.3).collect();
-            let wave = candle_core::Tensor::from_vec(wave, variable.shape(), variable.device()).unwrap();
-            variable.set(&(variable.as_tensor() + wave).unwrap()).unwrap();
+            let wave: Vec<f32> = (0..variable.elem_count())
+                .map(|i| ((i + index) as f32 * 0.7).sin() * 0.3)
+                .collect();
+            let wave =
+                candle_core::Tensor::from_vec(wave, variable.shape(), variable.device()).unwrap();
+            variable
+                .set(&(variable.as_tensor() + wave).unwrap())
+                .unwrap();
         }
     }
     student
@@ -50,7 +67,10 @@ fn logits_agree_with_the_runtime() {
             group: 0,
             // One more token so that the last of `tokens` predicts something.
             tokens: tokens.iter().copied().chain([0]).collect(),
-            spans: vec![Span { range: 1..tokens.len() + 1, weight: 1.0 }],
+            spans: vec![Span {
+                range: 1..tokens.len() + 1,
+                weight: 1.0,
+            }],
         };
         let mut batch = Batch::default();
         batch.push_row(&row);
@@ -70,7 +90,10 @@ fn logits_agree_with_the_runtime() {
                 }
             })
             .unwrap();
-        assert!(largest > 0.5, "{name}: logits of at most {largest} would hide a difference");
+        assert!(
+            largest > 0.5,
+            "{name}: logits of at most {largest} would hide a difference"
+        );
         assert!(worst < 1e-4, "{name}: logits differ by {worst}");
     }
 }

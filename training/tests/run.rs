@@ -37,7 +37,8 @@ fn prepare(folder: &Path, steps: u64) -> Recipe {
     let mut rows = String::new();
     for i in 0..20 {
         let (a, b) = (i / 4 + 1, i % 4 + 2);
-        let question = format!("the record says {a} and more words to share.\\nwhat is {a} plus {b}?");
+        let question =
+            format!("the record says {a} and more words to share.\\nwhat is {a} plus {b}?");
         let line = format!(
             r#"{{"id":"{i}","kind":"sum","group":"{a}","question":"{question}","chunks":["we add {a} and {b}","that makes {}"],"answer":"{}"}}"#,
             a + b,
@@ -47,7 +48,10 @@ fn prepare(folder: &Path, steps: u64) -> Recipe {
     }
     let path = folder.join("rows.jsonl");
     std::fs::write(&path, rows).unwrap();
-    tokenize::train_tokenizer(&[&path], 300, 100).unwrap().save(folder.join("tokenizer.json"), false).unwrap();
+    tokenize::train_tokenizer(&[&path], 300, 100)
+        .unwrap()
+        .save(folder.join("tokenizer.json"), false)
+        .unwrap();
     let text = format!(
         r#"
         seed = 5
@@ -96,15 +100,24 @@ fn the_loss_falls_and_a_resumed_run_is_the_uninterrupted_one() {
     let mut trainer = Trainer::new(recipe.clone()).unwrap();
     trainer.run(Some(&out), &mut whole).unwrap();
     let losses = whole.losses();
-    assert!(losses[0].1 > 5.0 && losses[59].1 < losses[0].1 / 2.0, "{losses:?}");
+    assert!(
+        losses[0].1 > 5.0 && losses[59].1 < losses[0].1 / 2.0,
+        "{losses:?}"
+    );
 
     let mut resumed = Trainer::new(recipe).unwrap();
     resumed.resume(&out.join("step-25")).unwrap();
     let mut rest = Recorder::default();
     resumed.run(None, &mut rest).unwrap();
     assert_eq!(rest.losses(), losses[25..], "losses are equal to the bit");
-    for ((name, a), (_, b)) in trainer.student().variables().iter().zip(resumed.student().variables()) {
-        let read = |v: &candle_core::Var| -> Vec<f32> { v.flatten_all().unwrap().to_vec1().unwrap() };
+    for ((name, a), (_, b)) in trainer
+        .student()
+        .variables()
+        .iter()
+        .zip(resumed.student().variables())
+    {
+        let read =
+            |v: &candle_core::Var| -> Vec<f32> { v.flatten_all().unwrap().to_vec1().unwrap() };
         assert_eq!(read(a), read(b), "{name}");
     }
 }
@@ -121,13 +134,25 @@ fn a_trained_student_answers_through_the_runtime() {
     let checkpoint = trainer.run(Some(&out), &mut views).unwrap().unwrap();
 
     let encoder = Encoder::open(&recipe.tokenizer, &recipe.routes).unwrap();
-    let rows = skimstone_training::data::Dataset::load(&recipe.data, &encoder, 128).unwrap().rows;
+    let rows = skimstone_training::data::Dataset::load(&recipe.data, &encoder, 128)
+        .unwrap()
+        .rows;
     let scored = score(trainer.student(), &rows).unwrap();
-    assert_eq!((scored.rows, scored.correct_rows), (40, 40), "the toy rows are learned by heart");
+    assert_eq!(
+        (scored.rows, scored.correct_rows),
+        (40, 40),
+        "the toy rows are learned by heart"
+    );
 
     let bundle = folder.path().join("student.skim");
     export::export(&checkpoint, &recipe, Format::Q8, None, &bundle).unwrap();
-    let card = evaluate(&bundle, &recipe.data[0].path, &EvalOptions::default(), |_, _, _| ()).unwrap();
+    let card = evaluate(
+        &bundle,
+        &recipe.data[0].path,
+        &EvalOptions::default(),
+        |_, _, _| (),
+    )
+    .unwrap();
     assert_eq!(card.routes.keys().collect::<Vec<_>>(), ["cot", "direct"]);
     for (route, card) in &card.routes {
         assert!(card.all.accuracy >= 0.9, "{route}: {}", card.all.accuracy);
@@ -149,27 +174,48 @@ fn bad_rows_and_recipes_are_named_with_their_place() {
     struct Case(&'static str, &'static str);
     let rows = [
         Case(r#"{"question":"a","chunks":[],"answer":"b"}"#, ""),
-        Case(r#"{"question":"a","chunks":[]}"#, "rows.jsonl:2: field `answer`"),
-        Case(r#"{"question":"","answer":"b"}"#, "rows.jsonl:2: field `question`: is empty"),
-        Case(r#"{"question":"a","chunks":["x",""],"answer":"b"}"#, "rows.jsonl:2: field `chunks[1]`: is empty"),
+        Case(
+            r#"{"question":"a","chunks":[]}"#,
+            "rows.jsonl:2: field `answer`",
+        ),
+        Case(
+            r#"{"question":"","answer":"b"}"#,
+            "rows.jsonl:2: field `question`: is empty",
+        ),
+        Case(
+            r#"{"question":"a","chunks":["x",""],"answer":"b"}"#,
+            "rows.jsonl:2: field `chunks[1]`: is empty",
+        ),
         Case("{", "rows.jsonl:2: field `(line)`"),
     ];
     for Case(line, message) in rows {
-        std::fs::write(folder.path().join("rows.jsonl"), format!("{{\"question\":\"q\",\"answer\":\"a\"}}\n{line}\n")).unwrap();
+        std::fs::write(
+            folder.path().join("rows.jsonl"),
+            format!("{{\"question\":\"q\",\"answer\":\"a\"}}\n{line}\n"),
+        )
+        .unwrap();
         match Trainer::new(recipe.clone()) {
             Ok(_) => assert_eq!(message, ""),
-            Err(error) => assert!(!message.is_empty() && error.to_string().contains(message), "{error}"),
+            Err(error) => assert!(
+                !message.is_empty() && error.to_string().contains(message),
+                "{error}"
+            ),
         }
     }
     let text = std::fs::read_to_string(folder.path().join("recipe.toml")).unwrap();
     let recipes = [
         Case("learning_rate|learning_rat", "unknown field `learning_rat`"),
-        Case("\"direct\"]|\"fast\"]", "unknown route `fast`; known: cot, direct, skip"),
+        Case(
+            "\"direct\"]|\"fast\"]",
+            "unknown route `fast`; known: cot, direct, skip",
+        ),
         Case("steps = 1\n|steps = 0\n", "`schedule.steps`"),
     ];
     for Case(change, message) in recipes {
         let (from, to) = change.split_once('|').unwrap();
-        let error = Recipe::from_toml(&text.replacen(from, to, 1)).unwrap_err().to_string();
+        let error = Recipe::from_toml(&text.replacen(from, to, 1))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(message), "{error}");
     }
 }

@@ -21,9 +21,13 @@ pub fn write_curve(events: &Path, svg: &Path) -> Result<()> {
     // By step: a resumed run repeats the steps after its checkpoint, and the later record is the one that counts.
     let points = |event: &str| -> Vec<(f64, f64)> {
         let of_kind = records.iter().filter(|record| record["event"] == event);
-        let by_step: BTreeMap<u64, f64> =
-            of_kind.filter_map(|record| Some((record["step"].as_u64()?, record["loss"].as_f64()?))).collect();
-        by_step.into_iter().map(|(step, loss)| (step as f64, loss)).collect()
+        let by_step: BTreeMap<u64, f64> = of_kind
+            .filter_map(|record| Some((record["step"].as_u64()?, record["loss"].as_f64()?)))
+            .collect();
+        by_step
+            .into_iter()
+            .map(|(step, loss)| (step as f64, loss))
+            .collect()
     };
     let (training, validation) = (points("step"), points("validation"));
     let drawing = draw(svg, &training, &validation);

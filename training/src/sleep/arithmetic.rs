@@ -1,7 +1,9 @@
 //! The arithmetic steps of a chain: each writes what it does, digit by digit where that helps, and returns the result.
 //!
-//! Times are counted in minutes after 18:00, so that a night never crosses zero and every step is an addition, a subtraction,
-//! a half or a product with one digit: operations that a student of a million parameters learns exactly.
+//! Times are counted in minutes after 18:00, so that a night never crosses zero. Sums and differences first name their digits from the
+//! right, as one does with a pencil: `772 - 344: 8,2,4 = 428`. A carry then depends only on what already stands there, which small
+//! transformers learn from far fewer examples than the plain order (Lee et al., *Teaching Arithmetic to Small Transformers*, 2023).
+//! Quotients come from doublings, so that no digit has to be guessed.
 
 use skimstone::sleep::Clock;
 
@@ -25,25 +27,53 @@ pub(crate) fn until_evening(time: Clock) -> (String, u32) {
     )
 }
 
-/// `772 - 344 = 428.` and 428. `a` is not below `b`.
+/// The lowest `width` digits of `x`, from the right, between commas.
+fn digits_from_right(x: u32, width: usize) -> String {
+    let digits: Vec<String> = (0..width as u32)
+        .map(|i| (x / 10u32.pow(i) % 10).to_string())
+        .collect();
+    digits.join(",")
+}
+
+fn width(x: u32) -> usize {
+    x.to_string().len()
+}
+
+fn difference(a: u32, b: u32) -> String {
+    format!(
+        "{a} - {b}: {} = {}",
+        digits_from_right(a - b, width(a)),
+        a - b
+    )
+}
+
+fn total(a: u32, b: u32) -> String {
+    format!(
+        "{a} + {b}: {} = {}",
+        digits_from_right(a + b, width(a + b)),
+        a + b
+    )
+}
+
+/// `772 - 344: 8,2,4 = 428.` and 428. `a` is not below `b`.
 pub(crate) fn subtract(a: u32, b: u32) -> (String, u32) {
-    (format!("{a} - {b} = {}.", a - b), a - b)
+    (difference(a, b) + ".", a - b)
 }
 
-/// `344 + 214 = 558.` and 558.
+/// `344 + 214: 8,5,5 = 558.` and 558.
 pub(crate) fn add(a: u32, b: u32) -> (String, u32) {
-    (format!("{a} + {b} = {}.", a + b), a + b)
+    (total(a, b) + ".", a + b)
 }
 
-/// `340 + 770 = 1110, half is 555.` and 555, rounded down.
+/// `340 + 770: 0,1,1,1 = 1110, half is 555.` and 555, rounded down.
 pub(crate) fn mean(a: u32, b: u32) -> (String, u32) {
     (
-        format!("{a} + {b} = {}, half is {}.", a + b, (a + b) / 2),
+        format!("{}, half is {}.", total(a, b), (a + b) / 2),
         (a + b) / 2,
     )
 }
 
-/// Running sums, one chunk for every three additions so that no chunk is long.
+/// Running sums, one chunk for every two additions so that no chunk is long.
 pub(crate) fn sum(items: &[u32]) -> (Vec<String>, u32) {
     let Some((&first, rest)) = items.split_first() else {
         return (vec!["awake 0 in all.".to_owned()], 0);
@@ -51,27 +81,23 @@ pub(crate) fn sum(items: &[u32]) -> (Vec<String>, u32) {
     if rest.is_empty() {
         return (vec![format!("{first} in all.")], first);
     }
-    let mut total = first;
+    let mut running = first;
+    let mut step = |x: u32| {
+        let before = running;
+        running += x;
+        total(before, x)
+    };
     let chunks = rest
-        .chunks(3)
-        .map(|part| {
-            let sums: Vec<String> = part
-                .iter()
-                .map(|&x| {
-                    let before = total;
-                    total += x;
-                    format!("{before} + {x} = {total}")
-                })
-                .collect();
-            format!("{}.", sums.join(", "))
-        })
+        .chunks(2)
+        .map(|part| part.iter().map(|&x| step(x)).collect::<Vec<_>>().join(", ") + ".")
         .collect();
-    (chunks, total)
+    (chunks, running)
 }
 
 /// `part` of `whole` in whole percent, rounded down, by long division; `None` when `part` is above `whole` or `whole` is zero.
 ///
-/// `8 x 473 = 3784, 3910 - 3784 = 126.` then `2 x 473 = 946 of 1260, so 82 %.`
+/// Each digit of the quotient is the sum of the doublings that fit:
+/// `Doubling 473 gives 946, 1892, 3784.` `3910 - 3784: 6,2,1,0 = 126, so 8.` `1260 - 946: 4,1,3,0 = 314, so 2.` `8 and 2 make 82 %.`
 pub(crate) fn percent(part: u32, whole: u32) -> Option<(Vec<String>, u32)> {
     if whole == 0 || part > whole {
         return None;
@@ -79,21 +105,35 @@ pub(crate) fn percent(part: u32, whole: u32) -> Option<(Vec<String>, u32)> {
     if part == whole {
         return Some((vec![format!("{part} of {whole} is 100 %.")], 100));
     }
-    let (tens, rest) = (10 * part / whole, 10 * part % whole);
-    let units = 10 * rest / whole;
+    let (tens_text, tens, rest) = quotient(10 * part, whole);
+    let (units_text, units, _) = quotient(10 * rest, whole);
+    let doublings = format!(
+        "Doubling {whole} gives {}, {}, {}.",
+        2 * whole,
+        4 * whole,
+        8 * whole
+    );
     let percent = 10 * tens + units;
-    let first = format!(
-        "{tens} x {whole} = {}, {} - {} = {rest}.",
-        tens * whole,
-        10 * part,
-        tens * whole
-    );
-    let second = format!(
-        "{units} x {whole} = {} of {}, so {percent} %.",
-        units * whole,
-        10 * rest
-    );
-    Some((vec![first, second], percent))
+    let made = format!("{tens} and {units} make {percent} %.");
+    Some((vec![doublings, tens_text, units_text, made], percent))
+}
+
+/// One digit of a quotient (below 10) by the doublings of `whole` that fit, and the rest.
+fn quotient(value: u32, whole: u32) -> (String, u32, u32) {
+    let (mut rest, mut digit, mut steps) = (value, 0, Vec::new());
+    for times in [8, 4, 2, 1] {
+        if rest >= times * whole {
+            steps.push(difference(rest, times * whole));
+            rest -= times * whole;
+            digit += times;
+        }
+    }
+    let text = if steps.is_empty() {
+        format!("{value} is below {whole}, so 0.")
+    } else {
+        format!("{}, so {digit}.", steps.join(", "))
+    };
+    (text, digit, rest)
 }
 
 #[cfg(test)]
@@ -109,18 +149,20 @@ mod tests {
         );
         assert_eq!(minutes(at("06:52")).1, 772);
         assert_eq!(
-            until_evening(at("15:20")),
-            ("15:20 to 18:00 is 120 + 40 = 160.".into(), 160)
+            until_evening(at("15:20")).0,
+            "15:20 to 18:00 is 120 + 40 = 160."
         );
         assert_eq!(
             until_evening(at("15:00")).0,
             "15:00 to 18:00 is 180 + 0 = 180."
         );
         assert_eq!(
-            sum(&[12, 5, 8, 2, 1]).0,
-            ["12 + 5 = 17, 17 + 8 = 25, 25 + 2 = 27.", "27 + 1 = 28."]
+            sum(&[12, 5, 8, 2]).0,
+            ["12 + 5: 7,1 = 17, 17 + 8: 5,2 = 25.", "25 + 2: 7,2 = 27."]
         );
         assert_eq!(sum(&[]).1, 0);
+        assert_eq!(subtract(345, 320).0, "345 - 320: 5,2,0 = 25.");
+        assert_eq!(add(733, 512).0, "733 + 512: 5,4,2,1 = 1245.");
         assert_eq!(mean(340, 771).1, 555);
     }
 
@@ -132,12 +174,16 @@ mod tests {
                 assert_eq!(value, 100 * part / whole, "{part} of {whole}");
             }
         }
+        let expected = [
+            "Doubling 473 gives 946, 1892, 3784.",
+            "3910 - 3784: 6,2,1,0 = 126, so 8.",
+            "1260 - 946: 4,1,3,0 = 314, so 2.",
+            "8 and 2 make 82 %.",
+        ];
+        assert_eq!(percent(391, 473).expect("in range").0, expected);
         assert_eq!(
-            percent(391, 473).expect("in range").0,
-            [
-                "8 x 473 = 3784, 3910 - 3784 = 126.",
-                "2 x 473 = 946 of 1260, so 82 %."
-            ]
+            percent(20, 473).expect("in range").0[1],
+            "200 is below 473, so 0."
         );
         assert!(percent(5, 4).is_none() && percent(0, 0).is_none());
     }

@@ -14,7 +14,7 @@ fn bell(rng: &mut impl Rng, low: u32, high: u32) -> u32 {
 /// A night with gaps. A third of the nights come with a week.
 pub fn night(rng: &mut impl Rng) -> Night {
     let full = full_night(rng);
-    let with_week = rng.random_bool(0.35);
+    let with_week = rng.random_bool(0.45);
     let mut night = Night {
         week: with_week.then(|| week(rng)),
         ..full
@@ -219,6 +219,6 @@ mod tests {
             );
             weeks += usize::from(night.week.is_some());
         }
-        assert!((900..1300).contains(&weeks), "{weeks}");
+        assert!((1200..1500).contains(&weeks), "{weeks}");
     }
 }

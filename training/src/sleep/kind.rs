@@ -59,11 +59,10 @@ impl Kind {
         }
     }
 
-    /// How often the kind is drawn: kinds with longer chains are seen more often.
+    /// How often the kind is drawn, against the others: kinds that need a week or a full record can be asked less often.
     pub(crate) fn weight(self) -> u32 {
         match self {
-            Kind::Efficiency | Kind::SleepDebt | Kind::SocialJetLag => 3,
-            Kind::DeepShare | Kind::RemShare | Kind::Midpoint | Kind::TotalSleep => 2,
+            Kind::Efficiency | Kind::SleepDebt | Kind::SocialJetLag | Kind::Regularity => 2,
             _ => 1,
         }
     }

@@ -9,6 +9,7 @@
 //! The teacher reports and compares; it never diagnoses. Red flags refer to a clinician.
 
 pub mod arithmetic;
+pub mod command;
 pub mod definitions;
 pub mod generate;
 pub mod kind;

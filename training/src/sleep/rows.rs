@@ -3,33 +3,14 @@
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 use skimstone::sleep::Night;
 
-use super::teacher::{Role, teach};
+use super::teacher::teach;
 use super::{Kind, generate};
+use crate::data::Row;
 
 /// Questions asked of one generated night: they share its record as a prefix, so a night is read once in training.
 const QUESTIONS_PER_NIGHT: usize = 4;
-
-/// One training or evaluation row.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Row {
-    /// Unique in the file.
-    pub id: String,
-    /// [`Kind::name`].
-    pub kind: String,
-    /// Rows of one group share the record.
-    pub group: String,
-    /// Record, line break, question.
-    pub question: String,
-    /// The teacher's chain of thought.
-    pub chunks: Vec<String>,
-    /// What each chunk is for.
-    pub roles: Vec<Role>,
-    /// The expected answer.
-    pub answer: String,
-}
 
 /// The rows of one night: up to `limit` questions that its record can answer, kinds drawn by weight without repetition.
 pub fn of_night(night: &Night, group: &str, limit: usize, rng: &mut impl Rng) -> Vec<Row> {

@@ -26,6 +26,20 @@ pub enum Role {
     Recommendation,
 }
 
+impl Role {
+    /// The name in rows and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Definition => "definition",
+            Role::Filler => "filler",
+            Role::Step => "step",
+            Role::Comparison => "comparison",
+            Role::Conclusion => "conclusion",
+            Role::Recommendation => "recommendation",
+        }
+    }
+}
+
 /// One chunk of a chain of thought.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
@@ -343,7 +357,7 @@ fn solve(kind: Kind, night: &Night, steps: &mut Steps) -> Option<Verdict> {
             if nights.is_empty() {
                 return None;
             }
-            let asleep = steps.take_all(sum(nights));
+            let asleep: u32 = nights.iter().sum();
             let owed = nights.len() as u32 * need;
             steps.0.push(format!("{} x {need} = {owed}.", nights.len()));
             let debt = steps.take(subtract(owed.max(asleep), owed.min(asleep)));
@@ -392,9 +406,6 @@ fn solve(kind: Kind, night: &Night, steps: &mut Steps) -> Option<Verdict> {
             let times = &night.week.as_ref()?.bedtimes;
             let earliest = *times.iter().min_by_key(|t| t.evening_minutes())?;
             let latest = *times.iter().max_by_key(|t| t.evening_minutes())?;
-            steps.0.push(format!(
-                "The earliest is {earliest} and the latest is {latest}."
-            ));
             let first = steps.take(minutes(earliest));
             let last = steps.take(minutes(latest));
             let range = steps.take(subtract(last, first));
