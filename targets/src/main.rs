@@ -1,2 +1,69 @@
-//! skim
-fn main() {}
+//! `skim`: the developer's tool. Makes bundles, looks into them, runs them, and measures what they cost.
+//!
+//! ```text
+//! skim import qwen3-0.6b/ qwen3.skim --quant q8     a Hugging Face folder becomes a bundle
+//! skim inspect qwen3.skim                           what is in it, what memory it will take
+//! skim run qwen3.skim "How long is 7:40 in minutes?" --route cot
+//! skim eval qwen3.skim questions.jsonl.gz           accuracy and cost, question by question
+//! skim bench qwen3.skim                             tokens per second, bytes of memory
+//! ```
+//!
+//! Results go to standard output, everything else to standard error. With `--json` standard output is one JSON object.
+//! Exit status: 0 done; 2 refused or failed, the reason on standard error.
+
+mod commands;
+mod data;
+mod failure;
+mod model;
+mod output;
+mod process_memory;
+mod statistics;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use commands::{bench, eval, import, inspect, logits, run, synth};
+
+/// Makes, inspects, runs and measures skimstone bundles.
+#[derive(Parser)]
+#[command(name = "skim", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer a prompt, streaming the thinking and the answer.
+    Run(run::Run),
+    /// Measure accuracy and cost on a file of questions.
+    Eval(eval::Eval),
+    /// Write the logits after every token to a safetensors file.
+    Logits(logits::Logits),
+    /// Measure speed and memory.
+    Bench(bench::Bench),
+    /// Make a bundle from a Hugging Face folder.
+    Import(import::Import),
+    /// Show what is in a bundle.
+    Inspect(inspect::Inspect),
+    /// Make a bundle of random weights with a real shape, for benchmarks.
+    Synth(synth::Synth),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => args.run(),
+        Command::Eval(args) => args.run(),
+        Command::Logits(args) => args.run(),
+        Command::Bench(args) => args.run(),
+        Command::Import(args) => args.run(),
+        Command::Inspect(args) => args.run(),
+        Command::Synth(args) => args.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

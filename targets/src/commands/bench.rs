@@ -1,0 +1,252 @@
+//! `skim bench`: tokens per second and bytes of memory.
+//!
+//! Prefill and decode are measured apart, each from a session that already holds `--depth` tokens: prefill reads `--prompt`
+//! tokens in one call, decode takes `--gen` steps of one token. The ids are arbitrary, since the time does not depend on them.
+//! Reported is the median of the repetitions, with the slowest and the fastest.
+
+use std::io::{self, Write};
+use std::time::Instant;
+
+use serde::Serialize;
+use skimstone::{Error, ErrorKind, Model, Session, SessionOptions, TokenId};
+
+use crate::failure::Result;
+use crate::model::{ModelArgs, at_least_one};
+use crate::process_memory::ProcessMemory;
+use crate::statistics::Samples;
+use crate::terminal::{Style, bytes, print_json, progress_bar};
+
+/// Lengths when the user names none, cut to what the context holds: llama-bench's, for comparison.
+const PROMPT: usize = 512;
+const GEN: usize = 128;
+
+/// Steps before the first measured one: caches, page tables and clocks settle.
+const WARM_UP: usize = 8;
+
+/// Arguments of `skim bench`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+With --json: prefill_tokens_per_s, decode_tokens_per_s, load_ms (medians), spread ([slowest, fastest] of
+each), peak_rss_bytes, anonymous_rss_bytes (null where the system does not tell), prompt, gen, depth,
+reps, weight_bytes, kernels, threads. Loading includes comparing the checksums of the whole file.")]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// Tokens of the prompt [default: 512, or what fits].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    prompt: Option<usize>,
+
+    /// Tokens to generate [default: 128, or what fits].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    r#gen: Option<usize>,
+
+    /// Tokens that are in the session before.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    depth: usize,
+
+    /// Repetitions.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one)]
+    reps: usize,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    prefill_tokens_per_s: f64,
+    decode_tokens_per_s: f64,
+    load_ms: f64,
+    peak_rss_bytes: Option<u64>,
+    anonymous_rss_bytes: Option<u64>,
+    spread: Spread,
+    prompt: usize,
+    r#gen: usize,
+    depth: usize,
+    reps: usize,
+    weight_bytes: usize,
+    kernels: &'static str,
+    threads: usize,
+}
+
+/// The slowest and the fastest repetition.
+#[derive(Serialize)]
+struct Spread {
+    prefill_tokens_per_s: [f64; 2],
+    decode_tokens_per_s: [f64; 2],
+    /// Slowest first here, too.
+    load_ms: [f64; 2],
+}
+
+impl Bench {
+    pub(crate) fn run(self) -> Result {
+        let mut load = Samples::default();
+        let mut model = self.load(&mut load)?;
+        for _ in 1..self.reps {
+            // Never two at once: the peak is to be that of one.
+            drop(model);
+            model = self.load(&mut load)?;
+        }
+        let (prompt, r#gen) = self.lengths(model.context())?;
+        let positions = self.depth + prompt.max(r#gen);
+        let options = SessionOptions::new().with_context(positions);
+        let mut session = Session::new(&model, options)?;
+        let ids = ids(positions, model.config().vocab_size);
+        session.prefill(&ids[..WARM_UP.min(positions)])?;
+
+        let (mut prefill, mut decode) = (Samples::default(), Samples::default());
+        let bar = progress_bar(self.reps as u64, "{bar:30} {pos} / {len} repetitions");
+        for _ in 0..self.reps {
+            let (past, new) = ids[..self.depth + prompt].split_at(self.depth);
+            reach(&mut session, past)?;
+            let start = Instant::now();
+            session.prefill(new)?;
+            prefill.push(prompt as f64 / start.elapsed().as_secs_f64());
+
+            let (past, new) = ids[..self.depth + r#gen].split_at(self.depth);
+            reach(&mut session, past)?;
+            let start = Instant::now();
+            for &id in new {
+                session.step(id)?;
+            }
+            decode.push(r#gen as f64 / start.elapsed().as_secs_f64());
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+
+        let memory = ProcessMemory::now();
+        let [fastest, slowest] = load.range();
+        let report = Report {
+            prefill_tokens_per_s: prefill.median(),
+            decode_tokens_per_s: decode.median(),
+            load_ms: load.median(),
+            peak_rss_bytes: memory.peak_rss,
+            anonymous_rss_bytes: memory.anonymous_rss,
+            spread: Spread {
+                prefill_tokens_per_s: prefill.range(),
+                decode_tokens_per_s: decode.range(),
+                load_ms: [slowest, fastest],
+            },
+            prompt,
+            r#gen,
+            depth: self.depth,
+            reps: self.reps,
+            weight_bytes: model.bundle().weight_bytes(),
+            kernels: model.kernels(),
+            threads: model.threads(),
+        };
+        if self.json {
+            print_json(&report)
+        } else {
+            report.print()
+        }
+    }
+
+    fn load(&self, times: &mut Samples) -> Result<Model> {
+        let start = Instant::now();
+        let model = self.model.open_for(self.positions())?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+        Ok(model)
+    }
+
+    /// The context that the measurement needs.
+    fn positions(&self) -> usize {
+        let (prompt, r#gen) = (self.prompt.unwrap_or(PROMPT), self.r#gen.unwrap_or(GEN));
+        self.depth.saturating_add(prompt.max(r#gen))
+    }
+
+    /// Prompt and generation that fit behind the depth. Only defaults are cut to what fits.
+    fn lengths(&self, context: usize) -> Result<(usize, usize)> {
+        let room = context.saturating_sub(self.depth);
+        let prompt = self.prompt.unwrap_or(PROMPT.min(room));
+        let r#gen = self.r#gen.unwrap_or(GEN.min(room));
+        let needed = self.depth.saturating_add(prompt.max(r#gen).max(1));
+        if needed > context {
+            let message = format!("{needed} positions are needed, the context is {context}");
+            return Err(Error::new(ErrorKind::ContextFull, message)
+                .with_hint("use a smaller --depth, --prompt or --gen, or a larger --context")
+                .into());
+        }
+        Ok((prompt, r#gen))
+    }
+}
+
+/// Brings the session to hold `past`.
+fn reach(session: &mut Session, past: &[TokenId]) -> Result {
+    session.truncate(0)?;
+    if !past.is_empty() {
+        session.feed(past)?;
+    }
+    Ok(())
+}
+
+/// Arbitrary ids, spread over the vocabulary so that embedding rows do not stay in the cache.
+fn ids(count: usize, vocab_size: usize) -> Vec<TokenId> {
+    // Knuth's multiplicative hash.
+    (0..count)
+        .map(|i| (i as u32).wrapping_mul(2_654_435_761) % vocab_size as u32)
+        .collect()
+}
+
+impl Report {
+    fn print(&self) -> Result {
+        let mut out = io::stdout().lock();
+        let style = Style::of(&out);
+        let spread = |[slowest, fastest]: [f64; 2]| format!("({slowest:.1} to {fastest:.1})");
+        let mut line = |name: &str, value: String, note: String| {
+            writeln!(
+                out,
+                "{}  {value:>14}  {}",
+                style.strong(&format!("{name:9}")),
+                style.dim(&note)
+            )
+        };
+        let memory = |value: Option<u64>| value.map_or("unknown".to_owned(), bytes);
+        line(
+            "prefill",
+            format!("{:.1} tok/s", self.prefill_tokens_per_s),
+            format!(
+                "{} tokens {}",
+                self.prompt,
+                spread(self.spread.prefill_tokens_per_s)
+            ),
+        )?;
+        line(
+            "decode",
+            format!("{:.1} tok/s", self.decode_tokens_per_s),
+            format!(
+                "{} tokens {}",
+                self.r#gen,
+                spread(self.spread.decode_tokens_per_s)
+            ),
+        )?;
+        line(
+            "load",
+            format!("{:.2} ms", self.load_ms),
+            format!("{} of weights", bytes(self.weight_bytes as u64)),
+        )?;
+        line(
+            "peak",
+            memory(self.peak_rss_bytes),
+            "resident, mapped weights included".to_owned(),
+        )?;
+        line(
+            "anonymous",
+            memory(self.anonymous_rss_bytes),
+            "resident, what an app is charged for".to_owned(),
+        )?;
+        let depth = match self.depth {
+            0 => String::new(),
+            depth => format!(" · at depth {depth}"),
+        };
+        let note = format!(
+            "{} · {} threads · median of {}{depth}",
+            self.kernels, self.threads, self.reps
+        );
+        writeln!(out, "{}", style.dim(&note))?;
+        Ok(out.flush()?)
+    }
+}

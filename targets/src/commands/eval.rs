@@ -1,0 +1,129 @@
+//! `skim eval`: accuracy and cost on a file of questions.
+//!
+//! Every question is answered alone, greedily, from an empty session: what an app would pay that asks it. An answer is right if it
+//! is the expected text, blanks at both ends aside.
+
+mod report;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use skimstone::reason::{Ask, Engine, EngineOptions};
+use skimstone::{Error, Model};
+
+use self::report::{Report, Tally};
+use crate::data::{Row, read_rows};
+use crate::failure::Result;
+use crate::model::{ModelArgs, Prompter, at_least_one};
+use crate::terminal::{print_json, progress_bar};
+
+/// Arguments of `skim eval`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+With --json: accuracy, interval (Wilson, 95 %), n, correct, mean_generated_tokens, mean_thinking_tokens,
+mean_latent_steps, mean_layer_passes, mean_head_passes (means per question; the prompt's layers are
+not counted), p50_ms, p95_ms (prompt included), route, by_kind, model, data, kernels, threads.")]
+pub(crate) struct Eval {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// Rows {"question", "answer"} and optionally "kind"; JSONL, plain or gzipped.
+    data: PathBuf,
+
+    /// How to reason: a route of the bundle [default: the bundle's].
+    #[arg(long)]
+    route: Option<String>,
+
+    /// Take the first N rows only.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    limit: Option<usize>,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Eval {
+    pub(crate) fn run(self) -> Result {
+        let rows = read_rows(&self.data, self.limit)?;
+        let model = self.model.open()?;
+        let mut exam = Exam::new(&model, self.route.clone())?;
+        // A long file that fails near its end is a waste: what can be refused is refused before the first answer.
+        for row in &rows {
+            exam.check(row).map_err(|error| self.at(row, error))?;
+        }
+
+        let mut tally = Tally::default();
+        let bar = progress_bar(
+            rows.len() as u64,
+            "{bar:30} {pos} / {len} · {elapsed} · {eta} left · {wide_msg}",
+        );
+        for row in &rows {
+            exam.ask(row, &mut tally)
+                .map_err(|error| self.at(row, error))?;
+            bar.set_message(format!("{:.1} % right", 100.0 * tally.accuracy()));
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+
+        let report = Report::new(
+            &tally,
+            self.model.path(),
+            &self.data,
+            exam.route_name(),
+            &model,
+        );
+        if self.json {
+            print_json(&report)
+        } else {
+            report.print()
+        }
+    }
+
+    fn at(&self, row: &Row, error: Error) -> Error {
+        error
+            .at(format_args!("line {}", row.line))
+            .at(self.data.display())
+    }
+}
+
+/// A model under examination.
+struct Exam<'a> {
+    prompter: Prompter<'a>,
+    engine: Engine,
+    ask: Ask,
+}
+
+impl<'a> Exam<'a> {
+    fn new(model: &'a Model, route: Option<String>) -> Result<Self> {
+        let route = route.unwrap_or_else(|| model.reasoning().default_route.clone());
+        // Before the first row is blamed for it.
+        model.reasoning().route(&route)?;
+        model.require_tokenizer()?;
+        Ok(Exam {
+            prompter: Prompter::new(model)?,
+            engine: Engine::new(model, EngineOptions::default())?,
+            ask: Ask::new().with_route(route),
+        })
+    }
+
+    fn route_name(&self) -> &str {
+        self.ask.route.as_deref().unwrap_or_default()
+    }
+
+    /// Everything that may be refused about a question, without computing an answer.
+    fn check(&mut self, row: &Row) -> Result<(), Error> {
+        let prompt = self.prompter.ids(&row.question)?;
+        self.engine.ask(&prompt, &self.ask)
+    }
+
+    fn ask(&mut self, row: &Row, tally: &mut Tally) -> Result<(), Error> {
+        let asked = Instant::now();
+        let prompt = self.prompter.ids(&row.question)?;
+        let answer = self.engine.answer(&prompt, &self.ask)?;
+        let ms = asked.elapsed().as_secs_f64() * 1e3;
+        let right = answer.text.trim() == row.answer.trim();
+        tally.count(row.kind.as_deref(), right, &answer.usage, ms);
+        Ok(())
+    }
+}

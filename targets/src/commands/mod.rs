@@ -1,0 +1,9 @@
+//! One module per command: its arguments, what it does, and what it tells.
+
+pub(crate) mod bench;
+pub(crate) mod eval;
+pub(crate) mod import;
+pub(crate) mod inspect;
+pub(crate) mod logits;
+pub(crate) mod run;
+pub(crate) mod synth;

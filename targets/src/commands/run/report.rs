@@ -1,0 +1,69 @@
+//! What `skim run --json` prints, and the tokens that events tell only in parts.
+
+use serde::Serialize;
+use skimstone::reason::{Choice, Decision, Event, Usage};
+use skimstone::{FinishReason, TokenId};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+pub(super) struct Report<'a> {
+    pub(super) text: String,
+    pub(super) thinking: String,
+    pub(super) ids: Vec<TokenId>,
+    pub(super) prompt_ids: Vec<TokenId>,
+    pub(super) generated_ids: Vec<TokenId>,
+    /// `None` with `--raw`.
+    pub(super) route: Option<String>,
+    /// `None` with `--raw`.
+    pub(super) confidence: Option<f32>,
+    pub(super) usage: Usage,
+    pub(super) finish_reason: FinishReason,
+    pub(super) decisions: Vec<Decision>,
+    pub(super) seed: u64,
+    pub(super) temperature: f32,
+    pub(super) kernels: &'a str,
+    pub(super) threads: usize,
+}
+
+/// Puts the tokens of the thinking together again: what events show of it leaves out separators and close.
+pub(super) struct ThinkingIds {
+    separator: Option<TokenId>,
+    ids: Vec<TokenId>,
+    closed: bool,
+}
+
+impl ThinkingIds {
+    pub(super) fn new(separator: Option<TokenId>) -> Self {
+        ThinkingIds {
+            separator,
+            ids: Vec::new(),
+            closed: false,
+        }
+    }
+
+    pub(super) fn follow(&mut self, event: &Event) {
+        match event {
+            Event::ChunkStarted { index } if *index > 0 => self.ids.extend(self.separator),
+            Event::ThinkingText(piece) => self.ids.extend(&piece.ids),
+            Event::Decision(decision) => {
+                self.closed |= matches!(
+                    decision.choice,
+                    Choice::StudentClosed
+                        | Choice::PolicyClosed
+                        | Choice::StudentEnded
+                        | Choice::ThinkingCut(_)
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// All that was generated or forced, in its order.
+    pub(super) fn with_answer(mut self, close: &[TokenId], answer: &[TokenId]) -> Vec<TokenId> {
+        if self.closed {
+            self.ids.extend(close);
+        }
+        self.ids.extend(answer);
+        self.ids
+    }
+}

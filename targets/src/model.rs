@@ -1,0 +1,123 @@
+//! Opening models, and turning what the user typed into the tokens that a model reads.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use skimstone::kernels::Format;
+use skimstone::{
+    ChatOptions, ChatTemplate, Error, ErrorKind, Message, Model, ModelOptions, OpenOptions, TokenId,
+};
+
+use crate::failure::Result;
+
+/// The model, and how to open it.
+#[derive(clap::Args)]
+pub(crate) struct ModelArgs {
+    /// The bundle.
+    #[arg(value_name = "MODEL")]
+    path: PathBuf,
+
+    /// Threads that compute [default: all].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    threads: Option<usize>,
+
+    /// Positions of the context [default: the model's, at most 4096].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    context: Option<usize>,
+}
+
+impl ModelArgs {
+    /// Opens the model with the context that was asked for, or its own.
+    pub(crate) fn open(&self) -> Result<Model> {
+        self.open_with(self.context)
+    }
+
+    /// Opens the model; without `--context` with exactly `positions`, as far as it has them.
+    pub(crate) fn open_for(&self, positions: usize) -> Result<Model> {
+        let context = match self.context {
+            Some(context) => context,
+            None => {
+                let bundle = OpenOptions::new().verify(false).open(&self.path)?;
+                positions.clamp(1, bundle.config().max_position_embeddings)
+            }
+        };
+        self.open_with(Some(context))
+    }
+
+    fn open_with(&self, context: Option<usize>) -> Result<Model> {
+        let mut options = ModelOptions::new().with_threads(self.threads.unwrap_or(0));
+        options.context = context;
+        Ok(Model::open(&self.path, options)?)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Makes prompts for one model: through its chat template if it has one, as they are otherwise.
+pub(crate) struct Prompter<'a> {
+    model: &'a Model,
+    template: Option<ChatTemplate>,
+}
+
+impl<'a> Prompter<'a> {
+    pub(crate) fn new(model: &'a Model) -> Result<Self> {
+        Ok(Prompter {
+            model,
+            template: model.bundle().chat()?,
+        })
+    }
+
+    /// The tokens of `text` as one message of a user.
+    pub(crate) fn ids(&self, text: &str) -> Result<Vec<TokenId>, Error> {
+        let Some(template) = &self.template else {
+            return plain_ids(self.model, text);
+        };
+        // The routes of a bundle continue a prompt that leaves the thinking on; they switch it off themselves.
+        let options = ChatOptions {
+            enable_thinking: Some(true),
+            ..ChatOptions::default()
+        };
+        let prompt = template.render(&[Message::user(text)], &options)?;
+        self.model.require_tokenizer()?.encode(&prompt, false)
+    }
+}
+
+/// The tokens of `text`, with those that the tokenizer puts around every text.
+pub(crate) fn plain_ids(model: &Model, text: &str) -> Result<Vec<TokenId>, Error> {
+    model.require_tokenizer()?.encode(text, true)
+}
+
+/// The prompt that the user gave; `-` stands for standard input.
+pub(crate) fn read_prompt(argument: &str) -> Result<String> {
+    if argument != "-" {
+        return Ok(argument.to_owned());
+    }
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .map_err(|error| {
+            Error::new(ErrorKind::Io, error.to_string())
+                .at("standard input")
+                .with_source(error)
+        })?;
+    Ok(text)
+}
+
+/// Parses a count that must not be 0.
+pub(crate) fn at_least_one(argument: &str) -> Result<usize, String> {
+    match argument.parse() {
+        Ok(0) => Err("at least 1 is needed".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+/// Parses the name of a weight format.
+pub(crate) fn format(argument: &str) -> Result<Format, String> {
+    Format::from_name(argument).ok_or_else(|| {
+        let known: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
+        format!("known formats: {}", known.join(", "))
+    })
+}
