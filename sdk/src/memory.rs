@@ -10,7 +10,7 @@
 //! | scratch | activations of one prefill chunk, logits and hidden states of every session |
 //! | samplers | one per session |
 //!
-//! Thread stacks, the allocator's own bookkeeping and short-lived strings are not counted.
+//! A [`Batch`](crate::Batch) books its own scratch when it is made. Thread stacks, the allocator's own bookkeeping and short-lived strings are not counted.
 //!
 //! [`ModelOptions::max_bytes`]: crate::ModelOptions::max_bytes
 

@@ -145,13 +145,12 @@ impl Sampler {
         self.logits.extend_from_slice(logits);
         self.edit();
         let id = if self.options.temperature == 0.0 {
-            argmax(&self.logits)
+            let best = argmax(&self.logits);
+            (self.logits[best as usize] > f32::NEG_INFINITY).then_some(best)
         } else {
             self.draw()
         };
-        if self.logits[id as usize] == f32::NEG_INFINITY {
-            return Err(Error::new(ErrorKind::Argument, "every token is forbidden"));
-        }
+        let id = id.ok_or_else(|| Error::new(ErrorKind::Argument, "every token is forbidden"))?;
         self.seen[id as usize] = true;
         let logprob = if self.options.logprobs.is_some() {
             self.measure(logits, id)
@@ -184,8 +183,8 @@ impl Sampler {
         }
     }
 
-    /// Steps 3 to 7.
-    fn draw(&mut self) -> TokenId {
+    /// Steps 3 to 7; `None` if nothing can be drawn.
+    fn draw(&mut self) -> Option<TokenId> {
         let SamplerOptions {
             temperature,
             top_k,
@@ -193,60 +192,60 @@ impl Sampler {
             min_p,
             ..
         } = self.options;
-        let vocab = self.logits.len();
-        self.order.clear();
-        self.order.extend(0..vocab as TokenId);
-        let logits = &self.logits;
+        let Sampler {
+            logits,
+            order,
+            random,
+            ..
+        } = self;
+        let vocab = logits.len();
+        order.clear();
+        order.extend(0..vocab as TokenId);
         let rank = |a: &TokenId, b: &TokenId| {
             logits[*b as usize]
                 .total_cmp(&logits[*a as usize])
                 .then(a.cmp(b))
         };
         if top_k > 0 && top_k < vocab {
-            self.order.select_nth_unstable_by(top_k - 1, rank);
-            self.order.truncate(top_k);
+            order.select_nth_unstable_by(top_k - 1, rank);
+            order.truncate(top_k);
         }
         // Only top-p needs the order; without it the draw goes through the vocabulary as it stands.
         if top_p < 1.0 {
-            self.order.sort_unstable_by(rank);
+            order.sort_unstable_by(rank);
         }
-        let max = self
-            .order
+        let max = order
             .iter()
-            .map(|&id| self.logits[id as usize])
+            .map(|&id| logits[id as usize])
             .fold(f32::NEG_INFINITY, f32::max);
-        let weight = |id: TokenId| f64::from((self.logits[id as usize] - max) / temperature).exp();
         if max == f32::NEG_INFINITY {
-            return self.order[0];
+            return None;
         }
-        let mut total: f64 = self.order.iter().map(|&id| weight(id)).sum();
+        // From here on the edited logits are weights; that of the most likely token is 1.
+        for &id in order.iter() {
+            let x = &mut logits[id as usize];
+            *x = ((*x - max) / temperature).exp();
+        }
+        let weight = |id: &TokenId| f64::from(logits[*id as usize]);
         if top_p < 1.0 {
+            let enough = f64::from(top_p) * order.iter().map(weight).sum::<f64>();
             let mut reached = 0.0;
-            let keep = self.order.iter().take_while(|&&id| {
-                let go_on = reached < f64::from(top_p) * total;
+            let keep = order.iter().take_while(|id| {
+                let more = reached < enough;
                 reached += weight(id);
-                go_on
+                more
             });
             let keep = keep.count().max(1);
-            self.order.truncate(keep);
+            order.truncate(keep);
         }
-        // The most likely token has weight 1.
-        self.order.retain(|&id| weight(id) >= f64::from(min_p));
-        total = self.order.iter().map(|&id| weight(id)).sum();
-        let mut left = self.random.unit() * total;
-        for &id in &self.order {
+        order.retain(|id| logits[*id as usize] > 0.0 && logits[*id as usize] >= min_p);
+        let mut left = random.unit() * order.iter().map(weight).sum::<f64>();
+        let drawn = order.iter().find(|id| {
             left -= weight(id);
-            if left < 0.0 {
-                return id;
-            }
-        }
-        // Rounding may leave a crumb; it belongs to the last token that can be drawn.
-        self.order
-            .iter()
-            .rev()
-            .copied()
-            .find(|&id| weight(id) > 0.0)
-            .unwrap_or(self.order[0])
+            left < 0.0
+        });
+        // Rounding may leave a crumb; it belongs to the last candidate.
+        drawn.or(order.last()).copied()
     }
 
     /// Fills `top` and returns the log-probability of `id` under the raw `logits`.

@@ -8,16 +8,20 @@
 //! layer ([`StepInput`]); each call says whether it needs logits, since a latent step does not and the head is a large share
 //! of a small model.
 
+mod snapshot;
+
 use std::ops::Range;
 
 use crate::cancel::CancelHandle;
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward::{OneCache, Scratch};
-use crate::kv_cache::{KvCache, KvSnapshot};
+use crate::kv_cache::KvCache;
 use crate::memory::{Charge, session_bytes};
 use crate::model::Model;
 use crate::spec::LatentMap;
+
+pub use snapshot::Snapshot;
 
 /// Prompt tokens per pass. Enough rows to read each weight once for many tokens, few enough that scratch stays small and a
 /// cancelled prefill ends soon.
@@ -126,17 +130,6 @@ struct Tap {
     /// `[E]`
     hidden: Vec<f32>,
     filled: bool,
-}
-
-/// A session's state at one moment. Shares its full KV blocks with the session; costs at most one block per layer.
-pub struct Snapshot {
-    model: Model,
-    kv: KvSnapshot,
-    position: usize,
-    hidden: Vec<f32>,
-    normed: Vec<f32>,
-    logits: Vec<f32>,
-    fresh: Fresh,
 }
 
 impl Session {
@@ -370,22 +363,6 @@ impl Session {
             .map(|tap| tap.hidden.as_slice())
     }
 
-    /// A second session in the same state. It shares full KV blocks, reserves the rest of its context, and has its own cancel
-    /// flag.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Memory`] if the cap does not allow it.
-    pub fn fork(&self) -> Result<Session> {
-        let kv = self.kv.fork()?;
-        let mut fork = Session::with_cache(&self.model, kv, self.context, CancelHandle::new())?;
-        fork.position = self.position;
-        fork.hidden.copy_from_slice(&self.hidden);
-        fork.normed.copy_from_slice(&self.normed);
-        fork.logits.copy_from_slice(&self.logits);
-        fork.fresh = self.fresh;
-        Ok(fork)
-    }
-
     /// Forgets every position from `len` on. Logits and hidden state are gone then; feed a token to have new ones.
     ///
     /// # Errors
@@ -412,47 +389,6 @@ impl Session {
         let clamp = |position: usize| position.min(self.position) as u32;
         self.kv
             .set_visible(clamp(positions.start)..clamp(positions.end), visible);
-    }
-
-    /// The state of this moment.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Memory`] if the cap does not allow the copy of the last blocks.
-    pub fn snapshot(&self) -> Result<Snapshot> {
-        Ok(Snapshot {
-            model: self.model.clone(),
-            kv: self.kv.snapshot()?,
-            position: self.position,
-            hidden: self.hidden.clone(),
-            normed: self.normed.clone(),
-            logits: self.logits.clone(),
-            fresh: self.fresh,
-        })
-    }
-
-    /// Returns to the state of `snapshot`, which may come from another session of the same model.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Argument`] for another model's snapshot, [`ErrorKind::ContextFull`] if it does not fit,
-    /// [`ErrorKind::Memory`] if the cap does not allow it. Nothing changes then.
-    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
-        if !self.model.same_as(&snapshot.model) {
-            return Err(Error::new(
-                ErrorKind::Argument,
-                "the snapshot belongs to another model",
-            ));
-        }
-        if snapshot.position > self.context {
-            return Err(self.context_full(snapshot.position));
-        }
-        self.kv.restore(&snapshot.kv)?;
-        self.position = snapshot.position;
-        self.hidden.copy_from_slice(&snapshot.hidden);
-        self.normed.copy_from_slice(&snapshot.normed);
-        self.logits.copy_from_slice(&snapshot.logits);
-        self.fresh = snapshot.fresh;
-        self.taps.iter_mut().for_each(|tap| tap.filled = false);
-        Ok(())
     }
 
     /// Puts `input` into the first row of the residual stream; returns the layer to start at.
@@ -607,14 +543,6 @@ impl std::fmt::Debug for Session {
             .field("position", &self.position)
             .field("context", &self.context)
             .field("usage", &self.usage)
-            .finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for Snapshot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Snapshot")
-            .field("position", &self.position)
             .finish_non_exhaustive()
     }
 }

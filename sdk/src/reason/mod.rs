@@ -11,12 +11,14 @@
 //! Routes of a bundle: `direct` answers at once; `cot` thinks in tokens; `skip` does so leaving out what does not matter;
 //! `latent` takes steps in the space of hidden states.
 
+mod ask;
 mod budget;
 mod engine;
 mod event;
 mod policy;
 
+pub use ask::{Ask, EngineOptions};
 pub use budget::{Budget, Limit};
-pub use engine::{Ask, Engine, EngineOptions};
+pub use engine::Engine;
 pub use event::{Answer, Choice, Decision, Event, Usage};
 pub use policy::{Direct, Latent, NextStep, Observation, ReasoningPolicy, Think, policy_of};

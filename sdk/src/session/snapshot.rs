@@ -1,0 +1,85 @@
+//! Forks and snapshots: sessions that share what they have in common.
+
+use super::{Fresh, Session};
+use crate::cancel::CancelHandle;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kv_cache::KvSnapshot;
+use crate::model::Model;
+
+/// A session's state at one moment. Shares its full KV blocks with the session; costs at most one block per layer.
+pub struct Snapshot {
+    model: Model,
+    kv: KvSnapshot,
+    position: usize,
+    hidden: Vec<f32>,
+    normed: Vec<f32>,
+    logits: Vec<f32>,
+    fresh: Fresh,
+}
+
+impl Session {
+    /// A second session in the same state. It shares full KV blocks, reserves the rest of its context, and has its own cancel
+    /// flag.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Memory`] if the cap does not allow it.
+    pub fn fork(&self) -> Result<Session> {
+        let kv = self.kv.fork()?;
+        let mut fork = Session::with_cache(&self.model, kv, self.context, CancelHandle::new())?;
+        fork.position = self.position;
+        fork.hidden.copy_from_slice(&self.hidden);
+        fork.normed.copy_from_slice(&self.normed);
+        fork.logits.copy_from_slice(&self.logits);
+        fork.fresh = self.fresh;
+        Ok(fork)
+    }
+
+    /// The state of this moment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Memory`] if the cap does not allow the copy of the last blocks.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Ok(Snapshot {
+            model: self.model.clone(),
+            kv: self.kv.snapshot()?,
+            position: self.position,
+            hidden: self.hidden.clone(),
+            normed: self.normed.clone(),
+            logits: self.logits.clone(),
+            fresh: self.fresh,
+        })
+    }
+
+    /// Returns to the state of `snapshot`, which may come from another session of the same model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] for another model's snapshot, [`ErrorKind::ContextFull`] if it does not fit,
+    /// [`ErrorKind::Memory`] if the cap does not allow it. Nothing changes then.
+    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
+        if !self.model.same_as(&snapshot.model) {
+            return Err(Error::new(
+                ErrorKind::Argument,
+                "the snapshot belongs to another model",
+            ));
+        }
+        if snapshot.position > self.context {
+            return Err(self.context_full(snapshot.position));
+        }
+        self.kv.restore(&snapshot.kv)?;
+        self.position = snapshot.position;
+        self.hidden.copy_from_slice(&snapshot.hidden);
+        self.normed.copy_from_slice(&snapshot.normed);
+        self.logits.copy_from_slice(&snapshot.logits);
+        self.fresh = snapshot.fresh;
+        self.taps.iter_mut().for_each(|tap| tap.filled = false);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
