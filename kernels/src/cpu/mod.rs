@@ -4,6 +4,7 @@ mod attention;
 mod elementwise;
 mod isa;
 mod matmul;
+mod matmul_int8;
 mod table;
 
 pub use table::{Table, tables};

@@ -22,7 +22,7 @@ pub(crate) use neon::Base;
 pub(crate) use {avx2::Avx2, avx512::Avx512};
 
 use crate::BLOCK;
-use crate::cpu::matmul::{self, BlockFormat, Int8Row};
+use crate::cpu::matmul_int8::{self, BlockFormat, Int8Row};
 use crate::cpu::table::Table;
 use crate::quant::Int8Block;
 
@@ -193,7 +193,7 @@ pub(crate) trait Isa: Copy {
         w: [&[W::Block]; R],
         x: [Int8Row<'_>; T],
     ) -> [[f32; T]; R] {
-        matmul::int8_tile::<Self, W, R, T>(self, w, x)
+        matmul_int8::int8_tile::<Self, W, R, T>(self, w, x)
     }
 }
 
@@ -250,8 +250,9 @@ pub(crate) use entry;
 /// The table of an instruction set.
 macro_rules! table {
     ($name:literal, $isa:ty, $features:tt) => {{
-        use crate::cpu::matmul::{F16, F32, Q4, Q8};
-        use crate::cpu::{attention, elementwise, isa::entry, matmul, table::Table};
+        use crate::cpu::matmul::{F16, F32};
+        use crate::cpu::matmul_int8::{Q4, Q8};
+        use crate::cpu::{attention, elementwise, isa::entry, matmul, matmul_int8, table::Table};
         use crate::pool::Band;
         use crate::quant::Int8Block;
         use crate::{Activations, AttentionShape, KvSource, Matrix};
@@ -261,11 +262,11 @@ macro_rules! table {
                 (w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>)),
             matmul_f16: entry!($isa, $features, matmul::matmul_float::<$isa, F16>,
                 (w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>)),
-            matmul_q8: entry!($isa, $features, matmul::matmul_int8::<$isa, Q8>,
+            matmul_q8: entry!($isa, $features, matmul_int8::matmul_int8::<$isa, Q8>,
                 (w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>)),
-            matmul_q4: entry!($isa, $features, matmul::matmul_int8::<$isa, Q4>,
+            matmul_q4: entry!($isa, $features, matmul_int8::matmul_int8::<$isa, Q4>,
                 (w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>)),
-            quantize: entry!($isa, $features, matmul::quantize,
+            quantize: entry!($isa, $features, matmul_int8::quantize,
                 (x: &[f32], out: &mut [Int8Block], scales: &mut [f32])),
             attention: entry!($isa, $features, attention::attention,
                 (q: &[f32], q_positions: &[u32], shape: AttentionShape, kv: &dyn KvSource, out: &mut Band<'_>)),

@@ -11,7 +11,7 @@ use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::{Isa, lanes, table};
 use crate::BLOCK;
-use crate::cpu::matmul::{self, BlockFormat, Int8Row};
+use crate::cpu::matmul_int8::{self, BlockFormat, Int8Row};
 use crate::cpu::table::Table;
 use crate::quant::Int8Block;
 
@@ -309,13 +309,16 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
         x: [Int8Row<'_>; T],
     ) -> [[f32; T]; R] {
         if LEVEL < I8MM {
-            return matmul::int8_tile::<Self, W, R, T>(self, w, x);
+            return matmul_int8::int8_tile::<Self, W, R, T>(self, w, x);
         }
         // `smmla` multiplies two rows with two tokens. An odd row or token is paired with itself: each of the four sums
         // is a chain of its own, so the result is the same as in a full pair.
         let mut out = [[0.0; T]; R];
         let mut sums = [[self.splat(0.0); T]; R];
-        for i in 0..x[0].1.len() {
+        let n = x[0].1.len();
+        // Where the same columns of the next rows lie; see `matmul_int8`.
+        let next = R * n * size_of::<W::Block>();
+        for i in 0..n {
             let ((first, _), zero) = (self.load_x(&x[0].0[i]), self.splat(0.0));
             let mut xs = [(zero, self.pairs(first, first)); T];
             for t in (0..T).step_by(2) {
@@ -323,6 +326,11 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
                 let ((a_bytes, _), (b_bytes, _)) = (self.load_x(&a.0[i]), self.load_x(&b.0[i]));
                 let scales = [a.1[i], b.1[i], a.1[i], b.1[i]];
                 xs[t] = (self.load(&scales), self.pairs(a_bytes, b_bytes));
+            }
+            if T == 1 {
+                for w in w {
+                    self.prefetch(w[i].as_ref(), next);
+                }
             }
             for r in (0..R).step_by(2) {
                 let (a_scale, a) = W::load(self, &w[r][i]);
