@@ -78,3 +78,7 @@ pub use tokenizer::{DecodeStream, Tokenizer};
 pub use weights::{LayerWeights, Weights};
 
 pub use skimstone_kernels as kernels;
+
+#[cfg(all(doctest, feature = "sleep"))]
+#[doc = include_str!("../../README.md")]
+mod readme {}
