@@ -28,7 +28,7 @@ use commands::{bench, eval, import, inspect, logits, run, synth};
 
 /// Makes, inspects, runs and measures skimstone bundles.
 #[derive(Parser)]
-#[command(name = "skim", version, max_term_width = 100)]
+#[command(name = "skim", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

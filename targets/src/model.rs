@@ -10,6 +10,9 @@ use skimstone::{
 
 use crate::failure::Result;
 
+/// Place in the help of options that every command has: behind its own.
+const LAST: usize = 100;
+
 /// The model, and how to open it.
 #[derive(clap::Args)]
 pub(crate) struct ModelArgs {
@@ -18,11 +21,11 @@ pub(crate) struct ModelArgs {
     path: PathBuf,
 
     /// Threads that compute [default: all].
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", display_order = LAST, value_parser = at_least_one)]
     threads: Option<usize>,
 
     /// Positions of the context [default: the model's, at most 4096].
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", display_order = LAST, value_parser = at_least_one)]
     context: Option<usize>,
 }
 

@@ -91,6 +91,12 @@ pub(crate) fn grouped(number: u64) -> String {
     out
 }
 
+/// `1 token`, `2 tokens`.
+pub(crate) fn counted(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", grouped(number as u64))
+}
+
 /// Bytes in the largest unit that leaves a number of at least 1.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -121,6 +127,8 @@ mod tests {
         for (number, text) in cases {
             assert_eq!(grouped(number), text);
         }
+        assert_eq!(counted(1, "token"), "1 token");
+        assert_eq!(counted(1000, "token"), "1,000 tokens");
         let cases = [
             (1023, "1023 B"),
             (1536, "1.5 KiB"),

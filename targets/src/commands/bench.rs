@@ -14,7 +14,7 @@ use crate::failure::Result;
 use crate::model::{ModelArgs, at_least_one};
 use crate::process_memory::ProcessMemory;
 use crate::statistics::Samples;
-use crate::terminal::{Style, bytes, print_json, progress_bar};
+use crate::terminal::{Style, bytes, counted, print_json, progress_bar};
 
 /// Lengths when the user names none, cut to what the context holds: llama-bench's, for comparison.
 const PROMPT: usize = 512;
@@ -209,8 +209,8 @@ impl Report {
             "prefill",
             format!("{:.1} tok/s", self.prefill_tokens_per_s),
             format!(
-                "{} tokens {}",
-                self.prompt,
+                "{} {}",
+                counted(self.prompt, "token"),
                 spread(self.spread.prefill_tokens_per_s)
             ),
         )?;
@@ -218,8 +218,8 @@ impl Report {
             "decode",
             format!("{:.1} tok/s", self.decode_tokens_per_s),
             format!(
-                "{} tokens {}",
-                self.r#gen,
+                "{} {}",
+                counted(self.r#gen, "token"),
                 spread(self.spread.decode_tokens_per_s)
             ),
         )?;
@@ -243,8 +243,10 @@ impl Report {
             depth => format!(" · at depth {depth}"),
         };
         let note = format!(
-            "{} · {} threads · median of {}{depth}",
-            self.kernels, self.threads, self.reps
+            "{} · {} · median of {}{depth}",
+            self.kernels,
+            counted(self.threads, "thread"),
+            self.reps
         );
         writeln!(out, "{}", style.dim(&note))?;
         Ok(out.flush()?)

@@ -7,7 +7,7 @@
 mod report;
 mod view;
 
-use skimstone::reason::{Answer, Ask, Budget, Engine, EngineOptions, Event, Usage};
+use skimstone::reason::{Ask, Budget, Engine, EngineOptions, Event, Usage};
 use skimstone::{
     Error, ErrorKind, FinishReason, Generate, GenerateOptions, Model, SamplerOptions, Session,
     SessionOptions, TokenId,
@@ -104,7 +104,7 @@ impl Run {
 
         let mut engine = Engine::new(model, EngineOptions::default())?;
         engine.ask(&prompt, &ask)?;
-        let mut view = (!self.json).then(View::new);
+        let mut view = (!self.json).then(|| View::new(model));
         let mut thinking = ThinkingIds::new(model.reasoning().chunk);
         while let Some(event) = engine.next_event()? {
             thinking.follow(&event);
@@ -113,41 +113,26 @@ impl Run {
             }
             if let Event::Finished(answer) = event {
                 let route = model.reasoning().route(&answer.route)?;
-                let mut prompt_ids = prompt;
-                prompt_ids.extend(&route.open);
                 let generated_ids = thinking.with_answer(&route.close, &answer.ids);
                 return Ok(Report {
-                    prompt_ids,
-                    ..self.report(model, *answer, generated_ids, &sampler)
+                    text: answer.text,
+                    thinking: answer.thinking,
+                    ids: generated_ids.clone(),
+                    prompt_ids: [prompt, route.open.clone()].concat(),
+                    generated_ids,
+                    route: Some(answer.route),
+                    confidence: Some(answer.confidence),
+                    usage: answer.usage,
+                    finish_reason: answer.finish_reason,
+                    decisions: answer.decisions,
+                    seed: sampler.seed,
+                    temperature: sampler.temperature,
+                    kernels: model.kernels(),
+                    threads: model.threads(),
                 });
             }
         }
         unreachable!("an engine that was asked tells when it has finished")
-    }
-
-    fn report<'a>(
-        &self,
-        model: &'a Model,
-        answer: Answer,
-        generated_ids: Vec<TokenId>,
-        sampler: &SamplerOptions,
-    ) -> Report<'a> {
-        Report {
-            text: answer.text,
-            thinking: answer.thinking,
-            ids: generated_ids.clone(),
-            prompt_ids: Vec::new(),
-            generated_ids,
-            route: Some(answer.route),
-            confidence: Some(answer.confidence),
-            usage: answer.usage,
-            finish_reason: answer.finish_reason,
-            decisions: answer.decisions,
-            seed: sampler.seed,
-            temperature: sampler.temperature,
-            kernels: model.kernels(),
-            threads: model.threads(),
-        }
     }
 
     /// Generates without a route.
@@ -169,12 +154,12 @@ impl Run {
             stop_ids: Some(model.config().eos_token_id.clone()),
             stop_strings: Vec::new(),
         };
-        let mut view = (!self.json).then(View::new);
+        let mut view = (!self.json).then(|| View::new(model));
         let mut generate = Generate::new(&mut session, &prompt, options)?;
         let (mut text, mut generated_ids) = (String::new(), Vec::new());
         while let Some(piece) = generate.next_piece()? {
             if let Some(view) = &mut view {
-                view.answer(&piece.text, &piece.ids)?;
+                view.answer(&piece)?;
             }
             text.push_str(&piece.text);
             generated_ids.extend(piece.ids);

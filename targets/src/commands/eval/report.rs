@@ -10,7 +10,7 @@ use skimstone::reason::Usage;
 
 use crate::failure::Result;
 use crate::statistics::{Samples, wilson};
-use crate::terminal::Style;
+use crate::terminal::{Style, counted};
 
 /// The running counts.
 #[derive(Debug, Default)]
@@ -146,7 +146,7 @@ impl<'a> Report<'a> {
             .max()
             .unwrap_or(0);
         let title = format!(
-            "{:width$}  {:>6}  {:>8}  {:^15}  {:>8}  {:>8}  {:>8}",
+            "{:width$}  {:>6}  {:>8}  {:>15}  {:>8}  {:>8}  {:>8}",
             "", "n", "accuracy", "95 % interval", "tokens", "latent", "layers"
         );
         writeln!(out, "{}", style.strong(&title))?;
@@ -154,19 +154,25 @@ impl<'a> Report<'a> {
         for (name, score) in rows.chain([(self.route, &self.score)]) {
             writeln!(
                 out,
-                "{name:width$}  {:>6}  {:>6.2} %  {:>6.2}–{:<6.2} %  {:>8.1}  {:>8.1}  {:>8.1}",
+                "{name:width$}  {:>6}  {:>6.2} %  {:>15}  {:>8.1}  {:>8.1}  {:>8.1}",
                 score.n,
                 100.0 * score.accuracy,
-                100.0 * score.interval[0],
-                100.0 * score.interval[1],
+                format!(
+                    "{:.2}–{:.2} %",
+                    100.0 * score.interval[0],
+                    100.0 * score.interval[1]
+                ),
                 score.mean_generated_tokens,
                 score.mean_latent_steps,
                 score.mean_layer_passes,
             )?;
         }
         let times = format!(
-            "{:.1} ms median, {:.1} ms at 95 % · {} · {} threads",
-            self.p50_ms, self.p95_ms, self.kernels, self.threads
+            "{:.1} ms median, {:.1} ms at 95 % · {} · {}",
+            self.p50_ms,
+            self.p95_ms,
+            self.kernels,
+            counted(self.threads, "thread")
         );
         writeln!(out, "{}", style.dim(&times))?;
         Ok(out.flush()?)

@@ -4,26 +4,32 @@ use std::borrow::Cow;
 use std::io::{self, StdoutLock, Write};
 
 use skimstone::reason::Event;
-use skimstone::{FinishReason, TokenId};
+use skimstone::{FinishReason, Model, Piece};
 
 use super::report::Report;
 use crate::failure::Result;
-use crate::terminal::{Style, grouped};
+use crate::terminal::{Style, counted, grouped};
 
 /// Streams to standard output: thinking dimmed, then a blank line, then the answer.
 pub(super) struct View {
     stdout: StdoutLock<'static>,
     style: Style,
+    /// The model has no tokenizer: it speaks in ids.
+    in_ids: bool,
+    /// A chunk began that has no text yet; a budget may end it before it has.
+    new_line: bool,
     thought: bool,
     answered: bool,
 }
 
 impl View {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(model: &Model) -> Self {
         let stdout = io::stdout().lock();
         View {
             style: Style::of(&stdout),
             stdout,
+            in_ids: model.bundle().tokenizer_json().is_none(),
+            new_line: false,
             thought: false,
             answered: false,
         }
@@ -31,25 +37,32 @@ impl View {
 
     pub(super) fn show(&mut self, event: &Event) -> Result {
         match event {
-            Event::ChunkStarted { index } if *index > 0 => writeln!(self.stdout)?,
+            Event::ChunkStarted { index } => {
+                self.new_line = *index > 0;
+                return Ok(());
+            }
             Event::ThinkingText(piece) => {
-                self.thought = true;
-                let text = text_or_ids(&piece.text, &piece.ids);
+                let text = self.readable(piece);
+                self.thought |= !text.is_empty();
+                if std::mem::take(&mut self.new_line) {
+                    writeln!(self.stdout)?;
+                }
                 write!(self.stdout, "{}", self.style.dim(&text))?;
             }
-            Event::AnswerText(piece) => return self.answer(&piece.text, &piece.ids),
+            Event::AnswerText(piece) => return self.answer(piece),
             Event::Finished(_) => return self.end(),
             _ => return Ok(()),
         }
         Ok(self.stdout.flush()?)
     }
 
-    pub(super) fn answer(&mut self, text: &str, ids: &[TokenId]) -> Result {
+    pub(super) fn answer(&mut self, piece: &Piece) -> Result {
         if self.thought && !self.answered {
             write!(self.stdout, "\n\n")?;
         }
         self.answered = true;
-        write!(self.stdout, "{}", text_or_ids(text, ids))?;
+        let text = self.readable(piece);
+        write!(self.stdout, "{text}")?;
         Ok(self.stdout.flush()?)
     }
 
@@ -57,14 +70,13 @@ impl View {
         writeln!(self.stdout)?;
         Ok(self.stdout.flush()?)
     }
-}
 
-/// A model without a tokenizer speaks in ids.
-fn text_or_ids<'t>(text: &'t str, ids: &[TokenId]) -> Cow<'t, str> {
-    if text.is_empty() {
-        ids.iter().map(|id| format!("{id} ")).collect()
-    } else {
-        text.into()
+    fn readable<'p>(&self, piece: &'p Piece) -> Cow<'p, str> {
+        if self.in_ids {
+            piece.ids.iter().map(|id| format!("{id} ")).collect()
+        } else {
+            Cow::Borrowed(&piece.text)
+        }
     }
 }
 
@@ -73,7 +85,7 @@ pub(super) fn print_costs(report: &Report<'_>) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
     let usage = &report.usage;
     let mut parts = vec![report.route.clone().unwrap_or_else(|| "raw".to_owned())];
-    parts.push(format!("{} tokens", grouped(usage.generated_tokens as u64)));
+    parts.push(counted(usage.generated_tokens, "token"));
     if usage.thinking_tokens > 0 {
         parts.push(format!(
             "{} thinking",
@@ -81,7 +93,7 @@ pub(super) fn print_costs(report: &Report<'_>) -> io::Result<()> {
         ));
     }
     if usage.latent_steps > 0 {
-        parts.push(format!("{} latent steps", usage.latent_steps));
+        parts.push(counted(usage.latent_steps, "latent step"));
     }
     parts.push(format!(
         "{} layer passes",

@@ -1,0 +1,8 @@
+//! Runs the built `skim` the way people and scripts do: arguments in, status, standard output and standard error out.
+
+mod bundles;
+mod damage;
+mod golden;
+mod harness;
+mod measure;
+mod run;
