@@ -106,7 +106,7 @@ fn every_flipped_bit_is_noticed() {
         let result = Bundle::from_bytes(&flipped);
         assert!(result.is_err(), "bit {bit} of byte {byte} was flipped");
         // Without verification wrong weights are the caller's choice, but a panic is nobody's.
-        let _ = OpenOptions::new().verify(false).from_bytes(&flipped);
+        let _ = OpenOptions::new().verify(false).open_bytes(&flipped);
         flipped[byte] ^= 1 << bit;
         result.unwrap_err().kind()
     };

@@ -115,7 +115,7 @@ impl OpenOptions {
     ///
     /// # Errors
     /// As [`Bundle::from_bytes`].
-    pub fn from_bytes(&self, bytes: impl AsRef<[u8]>) -> Result<Bundle> {
+    pub fn open_bytes(&self, bytes: impl AsRef<[u8]>) -> Result<Bundle> {
         let storage = mmap::Storage::copy(bytes.as_ref())
             .map_err(|error| Error::new(ErrorKind::Io, error.to_string()).with_source(error))?;
         self.load(storage)
@@ -163,7 +163,7 @@ impl Bundle {
     /// # Errors
     /// As [`Bundle::open`].
     pub fn from_bytes(bytes: impl AsRef<[u8]>) -> Result<Bundle> {
-        OpenOptions::new().from_bytes(bytes)
+        OpenOptions::new().open_bytes(bytes)
     }
 
     fn load(storage: mmap::Storage) -> Result<Bundle> {
