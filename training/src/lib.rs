@@ -7,6 +7,7 @@
 //!
 //! A stage reads files and writes files; the recipe and hashes of its inputs are saved beside its outputs, so that a run can be repeated.
 
+pub mod card;
 pub mod checkpoint;
 pub mod data;
 pub mod error;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
+use skimstone_training::card::markdown;
 use skimstone_training::eval::{EvalOptions, evaluate};
-use skimstone_training::pipeline::{Pipeline, parse_format, train};
+use skimstone_training::pipeline::{Pipeline, parse_format, train, write_card};
 use skimstone_training::recipe::Recipe;
 use skimstone_training::skip::{Criterion, shorten_file};
 use skimstone_training::sleep::command::DataSleep;
@@ -117,7 +118,7 @@ enum Stage {
         /// Also write each wrong answer to standard error.
         #[arg(long)]
         show_wrong: bool,
-        /// Where to write the card; standard output if left out.
+        /// Where to write the card as JSON, with Markdown beside it; if left out the Markdown goes to standard output.
         #[arg(long)]
         out: Option<PathBuf>,
     },
@@ -233,12 +234,10 @@ fn run(stage: Stage) -> Result<()> {
                     );
                 }
             })?;
-            let json = serde_json::to_string_pretty(&card)
-                .expect("a card has string keys and finite numbers");
             match out {
-                Some(path) => std::fs::write(&path, json + "\n").map_err(Error::io(&path)),
+                Some(path) => write_card(&card, &path),
                 None => {
-                    println!("{json}");
+                    print!("{}", markdown(&card));
                     Ok(())
                 }
             }

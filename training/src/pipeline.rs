@@ -17,12 +17,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use skimstone::kernels::Format;
 
-use crate::data::write_rows;
+use crate::card::markdown;
+use crate::data::{read_rows, write_rows};
 use crate::error::{Error, Result};
-use crate::eval::{EvalOptions, evaluate};
+use crate::eval::{Card, EvalOptions, evaluate};
 use crate::manifest::Manifest;
 use crate::recipe::Recipe;
-use crate::skip::{Criterion, shorten_file};
+use crate::skip::{Criterion, drop_at_random, shorten_file};
 use crate::sleep::rows;
 use crate::trainer::Trainer;
 use crate::{checkpoint, export, progress, tokenize};
@@ -58,6 +59,17 @@ pub enum Stage {
         /// Folder of its checkpoints.
         out: PathBuf,
     },
+    /// Rows from which chunks are missing at random.
+    DropAtRandom {
+        /// Rows with full rationales.
+        rows: PathBuf,
+        /// Largest share of chunks that a row loses.
+        most: f64,
+        /// Seed of what goes.
+        seed: u64,
+        /// Output.
+        out: PathBuf,
+    },
     /// Rows with shorter rationales, by deletion.
     Skip {
         /// Folder of checkpoints; the newest is asked.
@@ -80,7 +92,7 @@ pub enum Stage {
         /// Output.
         out: PathBuf,
     },
-    /// An evaluation card.
+    /// An evaluation card, as JSON and Markdown.
     Eval {
         /// The bundle.
         bundle: PathBuf,
@@ -97,6 +109,7 @@ impl Stage {
             Stage::DataSleep { out, .. }
             | Stage::Tokenizer { out, .. }
             | Stage::Train { out, .. }
+            | Stage::DropAtRandom { out, .. }
             | Stage::Skip { out, .. }
             | Stage::Export { out, .. }
             | Stage::Eval { out, .. } => out,
@@ -203,6 +216,16 @@ fn run_stage(stage: &Stage, folder: &Path, chain: &str, stop: &Arc<AtomicBool>) 
             start_over_unless(&out, chain)?;
             train(recipe, &out, stop)
         }
+        Stage::DropAtRandom {
+            rows,
+            most,
+            seed,
+            out,
+        } => {
+            let mut rows = read_rows(&at(rows))?.collect::<Result<Vec<_>>>()?;
+            drop_at_random(&mut rows, *most, *seed);
+            write_rows(&at(out), &rows)
+        }
         Stage::Skip {
             checkpoint,
             rows,
@@ -232,12 +255,21 @@ fn run_stage(stage: &Stage, folder: &Path, chain: &str, stop: &Arc<AtomicBool>) 
                 &EvalOptions::default(),
                 |_, _, _| (),
             )?;
-            let json = serde_json::to_string_pretty(&card)
-                .expect("a card has string keys and finite numbers");
-            let out = at(out);
-            std::fs::write(&out, json + "\n").map_err(Error::io(&out))
+            write_card(&card, &at(out))
         }
     }
+}
+
+/// Writes a card as JSON, and beside it as Markdown.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_card(card: &Card, out: &Path) -> Result<()> {
+    let json =
+        serde_json::to_string_pretty(card).expect("a card has string keys and finite numbers");
+    std::fs::write(out, json + "\n").map_err(Error::io(out))?;
+    let out = out.with_extension("md");
+    std::fs::write(&out, markdown(card)).map_err(Error::io(&out))
 }
 
 /// A storage format by its name.

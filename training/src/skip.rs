@@ -12,6 +12,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint;
@@ -65,6 +67,24 @@ pub fn shorten_file(
     let text = serde_json::to_string_pretty(&deletions).expect("counts serialise");
     std::fs::write(&report, text).map_err(Error::io(&report))?;
     Ok(deletions)
+}
+
+/// The route that is tested: the student must know rationales with gaps on it.
+const ROUTE: &str = "skip";
+
+/// Rows from which chunks are missing at random, whatever they say: each row draws a share up to `most`, each of its chunks goes with that
+/// probability. A student that has only read whole rationales fails the deletion test for the gap itself; one that has read these does not.
+pub fn drop_at_random(rows: &mut [Row], most: f64, seed: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    for row in rows {
+        let share = rng.random::<f64>() * most;
+        let keep: Vec<bool> = row
+            .chunks
+            .iter()
+            .map(|_| rng.random::<f64>() >= share)
+            .collect();
+        *row = without(row, &keep);
+    }
 }
 
 /// Rows tried in one batch of forwards.
@@ -196,7 +216,7 @@ fn without(row: &Row, keep: &[bool]) -> Row {
 
 fn encode(encoder: &Encoder, row: &Row, keep: &[bool], group: usize) -> Result<TokenizedRow> {
     let short = without(row, keep);
-    let mut tokens = encoder.encode("cot", &short.question, &short.chunks, &short.answer)?;
+    let mut tokens = encoder.encode(ROUTE, &short.question, &short.chunks, &short.answer)?;
     tokens.group = group as u32;
     Ok(tokens)
 }
