@@ -19,6 +19,23 @@
 //!
 //! **Quantized weights** ([`Format::Q8`], [`Format::Q4`]) meet activations that were rounded to int8 in blocks of 32
 //! ([`Cpu::load`] with `quantize`); [`quant`] defines both roundings.
+//!
+//! ```
+//! use skimstone_kernels::{Activations, Cpu, Format, Matrix, quant};
+//!
+//! // One row of weights, as a file would hold it.
+//! let mut packed = vec![0; Format::Q8.row_bytes(3)];
+//! quant::pack_row(Format::Q8, &[1.0, -2.0, 0.5], &mut packed)?;
+//! let w = Matrix::new(Format::Q8, 1, 3, &packed)?;
+//!
+//! let cpu = Cpu::new(1)?;
+//! let mut x = Activations::new(1, 3);
+//! cpu.load(&mut x, &[3.0, 1.0, 4.0], 3, true)?;
+//! let mut y = [0.0];
+//! cpu.matmul(&w, &x, &mut y)?;
+//! assert!((y[0] - 3.0).abs() < 0.05, "3 - 2 + 2, within the rounding of both sides");
+//! # Ok::<(), skimstone_kernels::KernelError>(())
+//! ```
 
 mod activations;
 mod cpu;
