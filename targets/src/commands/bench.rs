@@ -96,20 +96,23 @@ impl Bench {
         let mut session = Session::new(&model, options)?;
         let ids = ids(positions, model.config().vocab_size);
         session.prefill(&ids[..WARM_UP.min(positions)])?;
+        session.truncate(0)?;
+        let (past, new) = ids.split_at(self.depth);
+        if !past.is_empty() {
+            session.feed(past)?;
+        }
 
         let (mut prefill, mut decode) = (Samples::default(), Samples::default());
         let bar = progress_bar(self.reps as u64, "{bar:30} {pos} / {len} repetitions");
         for _ in 0..self.reps {
-            let (past, new) = ids[..self.depth + prompt].split_at(self.depth);
-            reach(&mut session, past)?;
+            session.truncate(self.depth)?;
             let start = Instant::now();
-            session.prefill(new)?;
+            session.prefill(&new[..prompt])?;
             prefill.push(prompt as f64 / start.elapsed().as_secs_f64());
 
-            let (past, new) = ids[..self.depth + r#gen].split_at(self.depth);
-            reach(&mut session, past)?;
+            session.truncate(self.depth)?;
             let start = Instant::now();
-            for &id in new {
+            for &id in &new[..r#gen] {
                 session.step(id)?;
             }
             decode.push(r#gen as f64 / start.elapsed().as_secs_f64());
@@ -172,15 +175,6 @@ impl Bench {
         }
         Ok((prompt, r#gen))
     }
-}
-
-/// Brings the session to hold `past`.
-fn reach(session: &mut Session, past: &[TokenId]) -> Result {
-    session.truncate(0)?;
-    if !past.is_empty() {
-        session.feed(past)?;
-    }
-    Ok(())
 }
 
 /// Arbitrary ids, spread over the vocabulary so that embedding rows do not stay in the cache.
