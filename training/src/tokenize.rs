@@ -124,7 +124,7 @@ mod tests {
             4
         );
         assert!(
-            tokens.contains(&"awake".to_owned()),
+            tokens[0].starts_with("awake"),
             "words of the corpus are one token: {tokens:?}"
         );
     }
