@@ -265,8 +265,9 @@ mod tests {
         assert_eq!(flat.step(&student, &zeros, 1.0, 0.1).unwrap(), 0.0);
         for slot in flat.slots.clone() {
             let shrunk = if slot.is_matrix { 0.95 } else { 1.0 };
-            for at in slot.start..slot.start + slot.len {
-                assert!((flat.weights[at] - before[at] * shrunk).abs() < 1e-6);
+            let range = slot.start..slot.start + slot.len;
+            for (after, before) in flat.weights[range.clone()].iter().zip(&before[range]) {
+                assert!((after - before * shrunk).abs() < 1e-6);
             }
         }
         let large = vec![1f32; flat.len()];

@@ -112,12 +112,15 @@ fn argmax(row: &[f32]) -> usize {
     best
 }
 
+/// Indices of a micro-batch's rows, the number of targets of each, and what was computed.
+type Scored<R> = (Vec<usize>, Vec<usize>, R);
+
 /// Packs rows in their order and runs `f` on the micro-batches, all cores at once; results come in order, each with the indices
 /// and the target counts of its rows.
 fn over_batches<R: Send>(
     rows: &[TokenizedRow],
     f: impl Fn(&Batch) -> Result<R> + Sync,
-) -> Result<Vec<(Vec<usize>, Vec<usize>, R)>> {
+) -> Result<Vec<Scored<R>>> {
     let packing = Packing {
         micro_batch_tokens: MICRO_BATCH_TOKENS,
         tree_rows: 64,

@@ -594,7 +594,7 @@ mod tests {
         ];
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for (kind, night, answer) in cases {
-            let lesson = teach(kind, &night, &mut rng).expect(kind.name());
+            let lesson = teach(kind, &night, &mut rng).unwrap_or_else(|| panic!("{}", kind.name()));
             assert_eq!(
                 lesson.answer,
                 answer,
