@@ -1,7 +1,7 @@
 //! A small student reasons about one night of sleep, by every route that it was trained for, and tells what each route cost.
 //!
 //! ```text
-//! cargo run --release -p skimstone-examples --example sleep -- --night my-night.json --question "Do I have a sleep debt?"
+//! cargo run --release -p skimstone-examples --example sleep -- --night my-night.json --question "How long did I sleep?"
 //! ```
 
 use std::error::Error;
@@ -24,7 +24,7 @@ struct Arguments {
     #[arg(long, value_name = "FILE.json", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/nights/tuesday.json"))]
     night: PathBuf,
     /// What to ask about it.
-    #[arg(long, default_value = "Do I have a sleep debt?")]
+    #[arg(long, default_value = "How efficient was my sleep?")]
     question: String,
     /// Take only this route.
     #[arg(long)]
