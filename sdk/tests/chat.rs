@@ -206,9 +206,10 @@ fn qwen3() {
         ),
         "{prompt}"
     );
+    // The template shows empty thinking for the last message only.
     assert!(
         prompt.ends_with(
-            "<|im_start|>assistant\n<think>\n\n</think>\n\n<tool_call>\n{\"name\": \"stages\", \"arguments\": {\"night\": 3}}\n\
+            "<|im_start|>assistant\n<tool_call>\n{\"name\": \"stages\", \"arguments\": {\"night\": 3}}\n\
              </tool_call><|im_end|>\n<|im_start|>user\n<tool_response>\ndeep 80\n</tool_response><|im_end|>\n\
              <|im_start|>assistant\n"
         ),
