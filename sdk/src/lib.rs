@@ -41,6 +41,8 @@ mod cancel;
 mod chat;
 mod config;
 mod error;
+#[cfg(feature = "eval")]
+pub mod eval;
 mod forward;
 mod generate;
 pub mod import;

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::eval::{Card, Line};
+use skimstone::eval::Score;
+
+use crate::eval::Card;
 
 /// Two tables: cost and accuracy by route, then accuracy by question kind and route.
 pub fn markdown(card: &Card) -> String {
@@ -23,18 +25,18 @@ pub fn markdown(card: &Card) -> String {
          | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for (route, result) in &card.routes {
-        let line = &result.all;
+        let score = &result.all;
         let _ = writeln!(
             out,
             "| `{route}` | {} | {} to {} | {} | {:.1} | {:.0} | {:.1} | {:.1} |",
-            percent(line.accuracy),
-            percent(line.interval[0]),
-            percent(line.interval[1]),
-            line.n,
-            line.mean_generated_tokens,
-            line.mean_layer_passes,
-            line.p50_ms,
-            line.p95_ms
+            percent(score.accuracy),
+            percent(score.interval[0]),
+            percent(score.interval[1]),
+            score.n,
+            score.mean_generated_tokens,
+            score.mean_layer_passes,
+            score.p50_ms,
+            score.p95_ms
         );
     }
     let routes: Vec<&String> = card.routes.keys().collect();
@@ -46,14 +48,14 @@ pub fn markdown(card: &Card) -> String {
         let _ = write!(out, " `{route}` |");
     });
     let _ = write!(out, "\n| --- | --- |{}", " --- |".repeat(routes.len()));
-    for (kind, line) in &first.kinds {
-        let _ = write!(out, "\n| {kind} | {} |", line.n);
+    for (kind, score) in &first.kinds {
+        let _ = write!(out, "\n| {kind} | {} |", score.n);
         for route in &routes {
-            let of_kind: Option<&Line> = card.routes[*route].kinds.get(kind);
+            let of_kind: Option<&Score> = card.routes[*route].kinds.get(kind);
             let _ = write!(
                 out,
                 " {} |",
-                of_kind.map_or("–".to_owned(), |l| percent(l.accuracy))
+                of_kind.map_or("–".to_owned(), |s| percent(s.accuracy))
             );
         }
     }
@@ -70,14 +72,16 @@ mod tests {
 
     #[test]
     fn one_row_per_route_and_kind() {
-        let line = Line {
+        let score = Score {
             accuracy: 0.951,
             interval: [0.941, 0.96],
             n: 2400,
+            correct: 2282,
             mean_generated_tokens: 80.25,
             mean_thinking_tokens: 70.0,
             mean_latent_steps: 0.0,
             mean_layer_passes: 400.0,
+            mean_head_passes: 80.0,
             p50_ms: 9.5,
             p95_ms: 20.0,
         };
@@ -87,8 +91,8 @@ mod tests {
             bytes: 1,
         };
         let route = RouteCard {
-            all: line.clone(),
-            kinds: BTreeMap::from([("waso".to_owned(), line)]),
+            all: score,
+            kinds: BTreeMap::from([("waso".to_owned(), score)]),
         };
         let card = Card {
             bundle: input.clone(),

@@ -132,6 +132,8 @@ pub struct TokenizedRow {
     pub tokens: Vec<u32>,
     /// Weights, in order and without gaps or overlaps.
     pub spans: Vec<Span>,
+    /// Index of the answer's first token.
+    pub answer: usize,
 }
 
 impl TokenizedRow {
@@ -274,6 +276,7 @@ impl Encoder {
             }
             row.push(&[self.answer], knobs.thinking_weight);
         }
+        row.answer = row.tokens.len();
         row.push(&self.tokens(answer)?, knobs.answer_weight);
         row.push(&[self.end], knobs.answer_weight);
         Ok(row)
@@ -379,6 +382,7 @@ mod tests {
 
         let cot = encoder.encode("cot", "qq", &chunks, "a").unwrap();
         assert_eq!(text(&cot), "qq<|cot|>x<|sep|>y<|answer|>a<|end|>");
+        assert_eq!(cot.answer, 7);
         let scored: Vec<(usize, f32)> = cot.scored().collect();
         assert_eq!(
             scored,

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
-use skimstone::reason::{Ask, Engine, EngineOptions};
+use skimstone::eval::{Score, Tally};
+use skimstone::reason::{Ask, Engine, EngineOptions, Usage};
 use skimstone::{Model, ModelOptions};
 
 use crate::data::{Row, read_rows};
@@ -57,44 +58,17 @@ pub struct Card {
 pub struct RouteCard {
     /// Over all rows.
     #[serde(flatten)]
-    pub all: Line,
+    pub all: Score,
     /// By question kind.
-    pub kinds: BTreeMap<String, Line>,
-}
-
-/// Accuracy and cost over some rows.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Line {
-    /// Share of answers equal to the expected text.
-    pub accuracy: f64,
-    /// Wilson interval of it at 95 %.
-    pub interval: [f64; 2],
-    /// Rows.
-    pub n: usize,
-    /// Tokens generated per row, thinking and answer.
-    pub mean_generated_tokens: f64,
-    /// Of these, thinking.
-    pub mean_thinking_tokens: f64,
-    /// Latent steps per row.
-    pub mean_latent_steps: f64,
-    /// Layers run per position after the prompt, per row.
-    pub mean_layer_passes: f64,
-    /// Median milliseconds per row, prompt included.
-    pub p50_ms: f64,
-    /// 95th percentile of them.
-    pub p95_ms: f64,
+    pub kinds: BTreeMap<String, Score>,
 }
 
 /// What one question cost and whether its answer was right.
 #[derive(Clone, Debug)]
 struct Outcome {
     kind: String,
-    right: bool,
-    generated_tokens: usize,
-    thinking_tokens: usize,
-    latent_steps: usize,
-    layer_passes: usize,
-    milliseconds: f64,
+    is_right: bool,
+    usage: Usage,
 }
 
 /// Asks every row of `data` on every route, greedily; `wrong` hears of each answer that is not the expected one.
@@ -121,19 +95,20 @@ pub fn evaluate(
     for route in routes {
         model.reasoning().route(&route)?;
         let outcomes = ask_all(bundle, &rows, &route, options, &wrong)?;
-        let mut kinds: BTreeMap<String, Vec<&Outcome>> = BTreeMap::new();
+        let (mut all, mut kinds) = (Tally::default(), BTreeMap::<String, Tally>::new());
         for outcome in &outcomes {
-            kinds.entry(outcome.kind.clone()).or_default().push(outcome);
+            let usage = &outcome.usage;
+            let ms = usage.ms_prefill + usage.ms_thinking + usage.ms_answer;
+            all.count(outcome.is_right, usage, ms);
+            let of_kind = kinds.entry(outcome.kind.clone()).or_default();
+            of_kind.count(outcome.is_right, usage, ms);
         }
-        let kinds = kinds
-            .into_iter()
-            .map(|(kind, outcomes)| (kind, line(&outcomes)))
-            .collect();
+        let kinds = kinds.into_iter().map(|(kind, t)| (kind, t.score()));
         cards.insert(
             route,
             RouteCard {
-                all: line(&outcomes.iter().collect::<Vec<_>>()),
-                kinds,
+                all: all.score(),
+                kinds: kinds.collect(),
             },
         );
     }
@@ -168,19 +143,14 @@ fn ask_all(
                 return Ok(done);
             };
             let answer = engine.answer_text(&row.question, &ask)?;
-            let right = answer.text.trim() == row.answer.trim();
-            if !right {
+            let is_right = answer.text.trim() == row.answer.trim();
+            if !is_right {
                 wrong(route, row, &answer.text);
             }
-            let usage = answer.usage;
             let outcome = Outcome {
                 kind: row.kind.clone(),
-                right,
-                generated_tokens: usage.generated_tokens,
-                thinking_tokens: usage.thinking_tokens,
-                latent_steps: usage.latent_steps,
-                layer_passes: usage.layer_passes,
-                milliseconds: usage.ms_prefill + usage.ms_thinking + usage.ms_answer,
+                is_right,
+                usage: answer.usage,
             };
             done.push((index, outcome));
         }
@@ -197,103 +167,4 @@ fn ask_all(
     let mut outcomes: Vec<(usize, Outcome)> = parts.into_iter().flatten().collect();
     outcomes.sort_by_key(|(index, _)| *index);
     Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
-}
-
-fn line(outcomes: &[&Outcome]) -> Line {
-    let n = outcomes.len();
-    let right = outcomes.iter().filter(|outcome| outcome.right).count();
-    let mean = |of: fn(&Outcome) -> usize| {
-        outcomes.iter().map(|o| of(o) as f64).sum::<f64>() / n.max(1) as f64
-    };
-    let mut milliseconds: Vec<f64> = outcomes.iter().map(|o| o.milliseconds).collect();
-    milliseconds.sort_by(f64::total_cmp);
-    let percentile = |share: f64| {
-        let index = (share * n as f64).ceil() as usize;
-        milliseconds
-            .get(index.clamp(1, n.max(1)) - 1)
-            .copied()
-            .unwrap_or(0.0)
-    };
-    Line {
-        accuracy: right as f64 / n.max(1) as f64,
-        interval: wilson(right, n),
-        n,
-        mean_generated_tokens: mean(|o| o.generated_tokens),
-        mean_thinking_tokens: mean(|o| o.thinking_tokens),
-        mean_latent_steps: mean(|o| o.latent_steps),
-        mean_layer_passes: mean(|o| o.layer_passes),
-        p50_ms: percentile(0.5),
-        p95_ms: percentile(0.95),
-    }
-}
-
-/// The Wilson score interval of `right` out of `n` at 95 % (Wilson 1927): unlike the normal one it stays inside 0 and 1 and does
-/// not vanish when all are right.
-pub fn wilson(right: usize, n: usize) -> [f64; 2] {
-    if n == 0 {
-        return [0.0, 1.0];
-    }
-    // The normal deviate that leaves 2.5 % on each side.
-    const Z: f64 = 1.959_963_984_540_054;
-    let (n, share) = (n as f64, right as f64 / n as f64);
-    let centre = share + Z * Z / (2.0 * n);
-    let spread = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
-    let scale = 1.0 + Z * Z / n;
-    [
-        ((centre - spread) / scale).max(0.0),
-        ((centre + spread) / scale).min(1.0),
-    ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wilson_matches_published_values() {
-        struct Case(usize, usize, [f64; 2]);
-        // Newcombe 1998, table I: 81/263, 15/148, 0/20, 1/29, method 3 (score, without continuity correction).
-        let cases = [
-            Case(81, 263, [0.2553, 0.3662]),
-            Case(15, 148, [0.0624, 0.1605]),
-            Case(0, 20, [0.0, 0.1611]),
-            Case(1, 29, [0.0061, 0.1718]),
-        ];
-        for Case(right, n, expected) in cases {
-            let found = wilson(right, n);
-            assert!(
-                found
-                    .iter()
-                    .zip(expected)
-                    .all(|(a, b)| (a - b).abs() < 5e-5),
-                "{right}/{n}: {found:?}"
-            );
-        }
-        assert_eq!(wilson(0, 0), [0.0, 1.0]);
-    }
-
-    #[test]
-    fn a_line_sums_up() {
-        let outcome = |right, milliseconds| Outcome {
-            kind: String::new(),
-            right,
-            generated_tokens: 10,
-            thinking_tokens: 7,
-            latent_steps: 0,
-            layer_passes: 50,
-            milliseconds,
-        };
-        let outcomes = [
-            outcome(true, 3.0),
-            outcome(false, 1.0),
-            outcome(true, 2.0),
-            outcome(true, 9.0),
-        ];
-        let line = line(&outcomes.iter().collect::<Vec<_>>());
-        assert_eq!(
-            (line.accuracy, line.n, line.p50_ms, line.p95_ms),
-            (0.75, 4, 2.0, 9.0)
-        );
-        assert_eq!(line.mean_generated_tokens, 10.0);
-    }
 }

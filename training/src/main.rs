@@ -10,7 +10,7 @@ use skimstone_training::card::markdown;
 use skimstone_training::eval::{EvalOptions, evaluate};
 use skimstone_training::pipeline::{Pipeline, parse_format, train, write_card};
 use skimstone_training::recipe::Recipe;
-use skimstone_training::skip::{Criterion, shorten_file};
+use skimstone_training::skip::{Criterion, Rule, shorten_file};
 use skimstone_training::sleep::command::DataSleep;
 use skimstone_training::{Error, Result, checkpoint, export, tokenize};
 
@@ -61,6 +61,9 @@ enum Stage {
         /// When a deletion is kept.
         #[arg(long, value_enum, default_value_t = Criterion::AnswerAndNumbers)]
         criterion: Criterion,
+        /// The least probability that the student must give to what must stay right, 0 to 1.
+        #[arg(long, default_value_t = 0.0)]
+        confidence: f32,
         /// Where to write the shortened rows; the counts go beside it as `.json`.
         #[arg(long)]
         out: PathBuf,
@@ -161,12 +164,7 @@ fn run(stage: Stage) -> Result<()> {
             vocab_size,
             max_rows,
             out,
-        } => {
-            let tokenizer = tokenize::train_tokenizer(&rows, vocab_size, max_rows)?;
-            tokenizer
-                .save(&out, false)
-                .map_err(|error| Error::Tokenizer(format!("{}: {error}", out.display())))
-        }
+        } => tokenize::train_to_file(&rows, vocab_size, max_rows, &out),
         Stage::Train { recipe, out } => train(Recipe::load(&recipe)?, &out, &stop_on_interrupt()?),
         Stage::Distill { pipeline, out } => {
             Pipeline::load(&pipeline)?.run(&out, &stop_on_interrupt()?)
@@ -200,9 +198,14 @@ fn run(stage: Stage) -> Result<()> {
             rows,
             limit,
             criterion,
+            confidence,
             out,
         } => {
-            let deletions = shorten_file(&checkpoint, &rows, limit, criterion, &out, |n| {
+            let rule = Rule {
+                criterion,
+                confidence,
+            };
+            let deletions = shorten_file(&checkpoint, &rows, limit, rule, &out, |n| {
                 eprintln!("{n} rows")
             })?;
             println!(

@@ -210,6 +210,7 @@ mod tests {
                 weight: 1.0,
             }],
             tokens,
+            ..TokenizedRow::default()
         });
         batch
     }

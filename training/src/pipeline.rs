@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Card, EvalOptions, evaluate};
 use crate::manifest::Manifest;
 use crate::recipe::Recipe;
-use crate::skip::{Criterion, drop_at_random, shorten_file};
+use crate::skip::{Criterion, Rule, drop_at_random, shorten_file};
 use crate::sleep::rows;
 use crate::trainer::Trainer;
 use crate::{checkpoint, export, progress, tokenize};
@@ -80,6 +80,9 @@ pub enum Stage {
         limit: Option<usize>,
         /// When a deletion is kept.
         criterion: Criterion,
+        /// The least probability that the student must give to what must stay right.
+        #[serde(default)]
+        confidence: f32,
         /// Output.
         out: PathBuf,
     },
@@ -200,11 +203,7 @@ fn run_stage(stage: &Stage, folder: &Path, chain: &str, stop: &Arc<AtomicBool>) 
             out,
         } => {
             let rows: Vec<PathBuf> = rows.iter().map(|r| at(r)).collect();
-            let tokenizer = tokenize::train_tokenizer(&rows, *vocab_size, *max_rows)?;
-            let out = at(out);
-            tokenizer
-                .save(&out, false)
-                .map_err(|error| Error::Tokenizer(format!("{}: {error}", out.display())))
+            tokenize::train_to_file(&rows, *vocab_size, *max_rows, &at(out))
         }
         Stage::Train { recipe, out } => {
             let mut recipe = (**recipe).clone();
@@ -231,10 +230,15 @@ fn run_stage(stage: &Stage, folder: &Path, chain: &str, stop: &Arc<AtomicBool>) 
             rows,
             limit,
             criterion,
+            confidence,
             out,
         } => {
             let from = checkpoint::newest(&at(checkpoint))?;
-            shorten_file(&from, &at(rows), *limit, *criterion, &at(out), |n| {
+            let rule = Rule {
+                criterion: *criterion,
+                confidence: *confidence,
+            };
+            shorten_file(&from, &at(rows), *limit, rule, &at(out), |n| {
                 eprintln!("{n} rows")
             })
             .map(drop)

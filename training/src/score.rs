@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use candle_core::Tensor;
+
 use crate::data::TokenizedRow;
 use crate::error::Result;
 use crate::ops::cross_entropy::cross_entropy;
@@ -15,35 +17,59 @@ use crate::student::Student;
 /// Tokens in a scoring micro-batch: enough to amortize a pass, small enough that activations stay in cache.
 const MICRO_BATCH_TOKENS: usize = 2048;
 
-/// For every row, in order, whether the arg-max equals the target at each scored token (weight above zero).
+/// What the student makes of one target.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    /// Whether greedy decoding would have picked the target.
+    pub is_picked: bool,
+    /// The target's probability.
+    pub probability: f32,
+}
+
+impl Prediction {
+    /// Ties go to the lower id, as in the runtime's greedy sampler.
+    fn new(logits: &[f32], target: u32) -> Self {
+        let best = argmax(logits);
+        let sum: f32 = logits.iter().map(|x| (x - logits[best]).exp()).sum();
+        Prediction {
+            is_picked: best == target as usize,
+            probability: (logits[target as usize] - logits[best]).exp() / sum,
+        }
+    }
+}
+
+/// For every row, in order, what the student predicts at each scored token (weight above zero).
 ///
 /// Rows of one group should share a prefix: they are packed as trees. Runs on all cores.
 ///
 /// # Errors
 /// If a row does not fit the student's vocabulary.
-pub fn argmax_matches(student: &Student, sequences: &[TokenizedRow]) -> Result<Vec<Vec<bool>>> {
+pub fn predictions(student: &Student, sequences: &[TokenizedRow]) -> Result<Vec<Vec<Prediction>>> {
     let scored = over_batches(sequences, |batch| {
         let logits = student.forward(batch)?;
-        let vocabulary = logits.dims2()?.1;
-        Ok(with_values(&logits, |logits| {
-            let rows = logits.chunks_exact(vocabulary).zip(&batch.targets);
-            // Ties go to the lower id, as in the runtime's greedy sampler.
-            rows.map(|(row, target)| argmax(row) == *target as usize)
-                .collect::<Vec<bool>>()
-        })?)
+        Ok(batch_predictions(&logits, &batch.targets)?)
     })?;
     let mut out = vec![Vec::new(); sequences.len()];
-    for (members, row_targets, matches) in scored {
+    for (members, row_targets, predictions) in scored {
         let mut at = 0;
         for (member, count) in members.into_iter().zip(row_targets) {
-            out[member] = matches[at..at + count].to_vec();
+            out[member] = predictions[at..at + count].to_vec();
             at += count;
         }
     }
     Ok(out)
 }
 
-/// The weighted loss and the matches of held-out rows.
+fn batch_predictions(logits: &Tensor, targets: &[u32]) -> candle_core::Result<Vec<Prediction>> {
+    let vocabulary = logits.dims2()?.1;
+    with_values(logits, |logits| {
+        let rows = logits.chunks_exact(vocabulary).zip(targets);
+        rows.map(|(row, target)| Prediction::new(row, *target))
+            .collect()
+    })
+}
+
+/// The weighted loss of held-out rows and how much of them is predicted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Score {
     /// `Σ weight · −ln p`.
@@ -56,7 +82,7 @@ pub struct Score {
     pub correct: usize,
     /// Rows.
     pub rows: usize,
-    /// Rows in which every target would have been picked.
+    /// Rows in which every token of the answer would have been picked, reading the row's own thinking.
     pub correct_rows: usize,
 }
 
@@ -67,39 +93,28 @@ pub struct Score {
 pub fn score(student: &Student, sequences: &[TokenizedRow]) -> Result<Score> {
     let parts = over_batches(sequences, |batch| {
         let logits = student.forward(batch)?;
-        let vocabulary = logits.dims2()?.1;
         let entropy = cross_entropy(&logits, &batch.targets, &batch.weights)?;
-        let mut score = Score {
-            loss: f64::from(entropy.loss.to_scalar::<f32>()?),
-            weight: batch.total_weight(),
-            targets: batch.targets.len(),
-            correct: entropy.correct,
-            rows: batch.row_targets.len(),
-            correct_rows: 0,
-        };
-        with_values(&logits, |logits| {
-            let mut rows = logits.chunks_exact(vocabulary).zip(&batch.targets);
-            for count in &batch.row_targets {
-                let right = rows
-                    .by_ref()
-                    .take(*count)
-                    .filter(|(row, target)| argmax(row) == **target as usize)
-                    .count();
-                score.correct_rows += usize::from(right == *count);
-            }
-        })?;
-        Ok(score)
+        let loss = f64::from(entropy.loss.to_scalar::<f32>()?);
+        let predictions = batch_predictions(&logits, &batch.targets)?;
+        Ok((loss, batch.total_weight(), predictions))
     })?;
-    Ok(parts
-        .into_iter()
-        .fold(Score::default(), |a, (_, _, b)| Score {
-            loss: a.loss + b.loss,
-            weight: a.weight + b.weight,
-            targets: a.targets + b.targets,
-            correct: a.correct + b.correct,
-            rows: a.rows + b.rows,
-            correct_rows: a.correct_rows + b.correct_rows,
-        }))
+    let mut score = Score::default();
+    for (members, row_targets, (loss, weight, predictions)) in parts {
+        score.loss += loss;
+        score.weight += weight;
+        score.targets += predictions.len();
+        score.correct += predictions.iter().filter(|p| p.is_picked).count();
+        score.rows += members.len();
+        let mut at = 0;
+        for (member, count) in members.into_iter().zip(row_targets) {
+            let row = &sequences[member];
+            let mut targets = row.scored().zip(&predictions[at..at + count]);
+            let is_right = targets.all(|((token, _), p)| token < row.answer || p.is_picked);
+            score.correct_rows += usize::from(is_right);
+            at += count;
+        }
+    }
+    Ok(score)
 }
 
 fn argmax(row: &[f32]) -> usize {

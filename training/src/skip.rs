@@ -3,7 +3,9 @@
 //! The test of Skip-Thinking's second stage (arXiv 2505.18642; the paper's exact order and prompts are not public): remove chunks one at
 //! a time and keep a removal when the student's answer stays right. With [`Criterion::Answer`] that is the whole rule. It has a hole: as long as
 //! the last equation stays, the answer stays right, although a student that has to *write* that equation itself may need the steps before it.
-//! [`Criterion::AnswerAndNumbers`], a variant of ours, therefore also asks that the student still predicts every digit of the chunks that are kept.
+//! [`Criterion::AnswerAndNumbers`], a variant of ours, therefore also asks that the student still predicts every digit of the chunks that are kept,
+//! but for a chunk's first token: there the student may well prefer another chunk. A digit that is right by a hair is luck on this row and an error on
+//! the next, so both criteria can ask for a probability ([`Rule::confidence`]).
 //!
 //! ```text
 //! chunks ─each alone removed─▶ candidates ─all removed at once─▶ right? keep that : remove cumulatively, left to right
@@ -20,7 +22,7 @@ use crate::checkpoint;
 use crate::data::{Encoder, Row, TokenizedRow, read_rows, write_rows};
 use crate::error::{Error, Result};
 use crate::recipe::default_routes;
-use crate::score::argmax_matches;
+use crate::score::{Prediction, predictions};
 use crate::student::Student;
 
 /// When a deletion is kept.
@@ -31,6 +33,15 @@ pub enum Criterion {
     Answer,
     /// The answer stays right and the student still predicts every digit of the kept chunks (ours).
     AnswerAndNumbers,
+}
+
+/// The deletion test.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// What must stay right.
+    pub criterion: Criterion,
+    /// The least probability that the student must give to what must stay right, 0 to 1; 0 asks only that it picks it.
+    pub confidence: f32,
 }
 
 /// What was deleted, by role of the chunk.
@@ -52,7 +63,7 @@ pub fn shorten_file(
     checkpoint: &Path,
     rows: &Path,
     limit: Option<usize>,
-    criterion: Criterion,
+    rule: Rule,
     out: &Path,
     progress: impl FnMut(usize),
 ) -> Result<Deletions> {
@@ -61,7 +72,7 @@ pub fn shorten_file(
     let rows: Vec<Row> = read_rows(rows)?
         .take(limit.unwrap_or(usize::MAX))
         .collect::<Result<_>>()?;
-    let (short, deletions) = shorten(&student, &encoder, &rows, criterion, progress)?;
+    let (short, deletions) = shorten(&student, &encoder, &rows, rule, progress)?;
     write_rows(out, &short)?;
     let report = out.with_extension("json");
     let text = serde_json::to_string_pretty(&deletions).expect("counts serialise");
@@ -98,7 +109,7 @@ pub fn shorten(
     student: &Student,
     encoder: &Encoder,
     rows: &[Row],
-    criterion: Criterion,
+    rule: Rule,
     mut progress: impl FnMut(usize),
 ) -> Result<(Vec<Row>, Deletions)> {
     let mut out = Vec::with_capacity(rows.len());
@@ -107,7 +118,7 @@ pub fn shorten(
         ..Deletions::default()
     };
     for (batch_index, batch) in rows.chunks(ROWS_PER_BATCH).enumerate() {
-        let kept = kept_chunks(student, encoder, batch, criterion)?;
+        let kept = kept_chunks(student, encoder, batch, rule)?;
         for (row, kept) in batch.iter().zip(kept) {
             let Some(kept) = kept else {
                 deletions.not_solved += 1;
@@ -131,18 +142,18 @@ fn kept_chunks(
     student: &Student,
     encoder: &Encoder,
     rows: &[Row],
-    criterion: Criterion,
+    rule: Rule,
 ) -> Result<Vec<Option<Vec<bool>>>> {
     let test = |trials: &[(usize, Vec<bool>)]| -> Result<Vec<bool>> {
         let encoded = trials
             .iter()
             .map(|(row, keep)| encode(encoder, &rows[*row], keep, *row))
             .collect::<Result<Vec<_>>>()?;
-        let matches = argmax_matches(student, &encoded)?;
+        let predicted = predictions(student, &encoded)?;
         Ok(encoded
             .iter()
-            .zip(&matches)
-            .map(|(row, matches)| passes(encoder, row, matches, criterion))
+            .zip(&predicted)
+            .map(|(row, predicted)| passes(encoder, row, predicted, rule))
             .collect())
     };
 
@@ -221,17 +232,18 @@ fn encode(encoder: &Encoder, row: &Row, keep: &[bool], group: usize) -> Result<T
     Ok(tokens)
 }
 
-/// Whether every token that the criterion looks at was predicted.
-fn passes(encoder: &Encoder, row: &TokenizedRow, matches: &[bool], criterion: Criterion) -> bool {
-    let answer_at = row
-        .tokens
-        .iter()
-        .rposition(|t| *t == encoder.answer())
-        .unwrap_or(0);
-    row.scored().zip(matches).all(|((at, _), &hit)| {
-        let matters = at > answer_at
-            || (criterion == Criterion::AnswerAndNumbers && encoder.is_digit(row.tokens[at]));
-        hit || !matters
+/// Whether every token that the rule looks at was predicted.
+fn passes(encoder: &Encoder, row: &TokenizedRow, predicted: &[Prediction], rule: Rule) -> bool {
+    let open = encoder.route(ROUTE).map(|(_, token)| token);
+    let starts_chunk = |at: usize| {
+        let before = row.tokens[at - 1];
+        before == encoder.separator() || Some(before) == open
+    };
+    let is_number = |at: usize| encoder.is_digit(row.tokens[at]) && !starts_chunk(at);
+    row.scored().zip(predicted).all(|((at, _), prediction)| {
+        let matters =
+            at >= row.answer || (rule.criterion == Criterion::AnswerAndNumbers && is_number(at));
+        !matters || (prediction.is_picked && prediction.probability >= rule.confidence)
     })
 }
 

@@ -92,6 +92,21 @@ pub fn train_tokenizer(
     Ok(tokenizer)
 }
 
+/// [`train_tokenizer`] into a `tokenizer.json`.
+///
+/// # Errors
+/// As [`train_tokenizer`], and [`Error::Tokenizer`] if the file cannot be written.
+pub fn train_to_file(
+    paths: &[impl AsRef<Path>],
+    vocab_size: usize,
+    max_rows: usize,
+    out: &Path,
+) -> Result<()> {
+    let tokenizer = train_tokenizer(paths, vocab_size, max_rows)?;
+    let fail = |error| Error::Tokenizer(format!("{}: {error}", out.display()));
+    tokenizer.save(out, false).map_err(fail)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use skimstone::ModelConfig;
 use skimstone_training::data::{Span, TokenizedRow};
 use skimstone_training::loss::supervised;
 use skimstone_training::pack::{Batch, Packing, build};
-use skimstone_training::score::argmax_matches;
+use skimstone_training::score::predictions;
 use skimstone_training::student::Student;
 
 fn student(model_type: &str) -> Student {
@@ -32,6 +32,7 @@ fn row(group: u32, shared: usize, own: usize, salt: u32) -> TokenizedRow {
             weight: 1.0,
         }],
         tokens,
+        ..TokenizedRow::default()
     }
 }
 
@@ -183,21 +184,22 @@ fn a_plan_holds_every_row_once_within_the_budget() {
 }
 
 #[test]
-fn matches_come_back_in_the_order_of_the_rows() {
+fn predictions_come_back_in_the_order_of_the_rows() {
     let (student, mut rows) = (student("qwen3"), rows());
     // Neighbours of different groups, so that packing has to reorder.
     rows.swap(0, 7);
     rows.swap(3, 9);
-    let packed = argmax_matches(&student, &rows).unwrap();
+    let packed = predictions(&student, &rows).unwrap();
     for (row, packed) in rows.iter().zip(&packed) {
         let mut batch = Batch::default();
         batch.push_row(row);
         let logits: Vec<Vec<f32>> = student.forward(&batch).unwrap().to_vec2().unwrap();
-        let alone: Vec<bool> = logits
-            .iter()
-            .zip(&batch.targets)
-            .map(|(row, target)| row.iter().all(|value| *value <= row[*target as usize]))
-            .collect();
-        assert_eq!(packed, &alone);
+        for ((logits, target), packed) in logits.iter().zip(&batch.targets).zip(packed) {
+            let target = logits[*target as usize];
+            let is_picked = logits.iter().all(|value| *value <= target);
+            let sum: f32 = logits.iter().map(|value| (value - target).exp()).sum();
+            assert_eq!(packed.is_picked, is_picked);
+            assert!((packed.probability - 1.0 / sum).abs() < 1e-4);
+        }
     }
 }

@@ -71,6 +71,7 @@ fn logits_agree_with_the_runtime() {
                 range: 1..tokens.len() + 1,
                 weight: 1.0,
             }],
+            ..TokenizedRow::default()
         };
         let mut batch = Batch::default();
         batch.push_row(&row);

@@ -11,7 +11,7 @@ use std::time::Instant;
 use skimstone::reason::{Ask, Engine, EngineOptions};
 use skimstone::{Error, Model};
 
-use self::report::{Report, Tally};
+use self::report::{Counts, Report};
 use crate::data::{Row, read_rows};
 use crate::failure::Result;
 use crate::model::{ModelArgs, Prompter, at_least_one};
@@ -53,21 +53,21 @@ impl Eval {
             exam.check(row).map_err(|error| self.at(row, error))?;
         }
 
-        let mut tally = Tally::default();
+        let mut counts = Counts::default();
         let bar = progress_bar(
             rows.len() as u64,
             "{bar:30} {pos} / {len} · {elapsed} · {eta} left · {wide_msg}",
         );
         for row in &rows {
-            exam.ask(row, &mut tally)
+            exam.ask(row, &mut counts)
                 .map_err(|error| self.at(row, error))?;
-            bar.set_message(format!("{:.1} % right", 100.0 * tally.accuracy()));
+            bar.set_message(format!("{:.1} % right", 100.0 * counts.accuracy()));
             bar.inc(1);
         }
         bar.finish_and_clear();
 
         let report = Report::new(
-            &tally,
+            &counts,
             self.model.path(),
             &self.data,
             exam.route_name(),
@@ -117,13 +117,13 @@ impl<'a> Exam<'a> {
         self.engine.ask(&prompt, &self.ask)
     }
 
-    fn ask(&mut self, row: &Row, tally: &mut Tally) -> Result<(), Error> {
+    fn ask(&mut self, row: &Row, counts: &mut Counts) -> Result<(), Error> {
         let asked = Instant::now();
         let prompt = self.prompter.ids(&row.question)?;
         let answer = self.engine.answer(&prompt, &self.ask)?;
         let ms = asked.elapsed().as_secs_f64() * 1e3;
         let right = answer.text.trim() == row.answer.trim();
-        tally.count(row.kind.as_deref(), right, &answer.usage, ms);
+        counts.count(row.kind.as_deref(), right, &answer.usage, ms);
         Ok(())
     }
 }

@@ -83,7 +83,7 @@ pub(super) fn describe(event: &Event, steps: u64) -> String {
                 .map(|(route, a)| format!("{route} {:.2}%", a * 100.0))
                 .collect();
             format!(
-                "step {step} validation loss {loss:.4} tokens right {:.2}% rows right: {}",
+                "step {step} validation loss {loss:.4} tokens right {:.2}% answers right: {}",
                 token_accuracy * 100.0,
                 rows.join(", ")
             )

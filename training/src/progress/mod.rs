@@ -66,7 +66,7 @@ pub enum Event {
         loss: f64,
         /// Share of targets that would have been picked greedily.
         token_accuracy: f64,
-        /// Share of rows in which every target would have been picked, per route.
+        /// Share of rows in which every token of the answer would have been picked after the row's own thinking, per route.
         row_accuracy: std::collections::BTreeMap<String, f64>,
     },
     /// A checkpoint was written.

@@ -96,8 +96,10 @@ pub(crate) fn sum(items: &[u32]) -> (Vec<String>, u32) {
 
 /// `part` of `whole` in whole percent, rounded down, by long division; `None` when `part` is above `whole` or `whole` is zero.
 ///
-/// Each digit of the quotient is the sum of the doublings that fit:
-/// `Doubling 473 gives 946, 1892, 3784.` `3910 - 3784: 6,2,1,0 = 126, so 8.` `1260 - 946: 4,1,3,0 = 314, so 2.` `8 and 2 make 82 %.`
+/// Each digit of the quotient is the sum of the doublings that fit. They are held against the rest one by one, largest first: a small
+/// transformer that has to see at a glance *which* of four numbers fits errs where two are close.
+/// `Doubling 473 gives 946, 1892, 3784.` `3910: 3784 from 3910: 6,2,1,0 = 126, 473 no, so 8.`
+/// `1260: 3784 no, 1892 no, 946 from 1260: 4,1,3,0 = 314, 473 no, so 2.` `8 and 2 make 82 %.`
 pub(crate) fn percent(part: u32, whole: u32) -> Option<(Vec<String>, u32)> {
     if whole == 0 || part > whole {
         return None;
@@ -122,17 +124,20 @@ pub(crate) fn percent(part: u32, whole: u32) -> Option<(Vec<String>, u32)> {
 fn quotient(value: u32, whole: u32) -> (String, u32, u32) {
     let (mut rest, mut digit, mut steps) = (value, 0, Vec::new());
     for times in [8, 4, 2, 1] {
-        if rest >= times * whole {
-            steps.push(difference(rest, times * whole));
-            rest -= times * whole;
-            digit += times;
+        let taken = times * whole;
+        if digit + times > 9 {
+            continue;
         }
+        if rest < taken {
+            steps.push(format!("{taken} no"));
+            continue;
+        }
+        let left = rest - taken;
+        let digits = digits_from_right(left, width(rest));
+        steps.push(format!("{taken} from {rest}: {digits} = {left}"));
+        (rest, digit) = (left, digit + times);
     }
-    let text = if steps.is_empty() {
-        format!("{value} is below {whole}, so 0.")
-    } else {
-        format!("{}, so {digit}.", steps.join(", "))
-    };
+    let text = format!("{value}: {}, so {digit}.", steps.join(", "));
     (text, digit, rest)
 }
 
@@ -176,14 +181,14 @@ mod tests {
         }
         let expected = [
             "Doubling 473 gives 946, 1892, 3784.",
-            "3910 - 3784: 6,2,1,0 = 126, so 8.",
-            "1260 - 946: 4,1,3,0 = 314, so 2.",
+            "3910: 3784 from 3910: 6,2,1,0 = 126, 473 no, so 8.",
+            "1260: 3784 no, 1892 no, 946 from 1260: 4,1,3,0 = 314, 473 no, so 2.",
             "8 and 2 make 82 %.",
         ];
         assert_eq!(percent(391, 473).expect("in range").0, expected);
         assert_eq!(
             percent(20, 473).expect("in range").0[1],
-            "200 is below 473, so 0."
+            "200: 3784 no, 1892 no, 946 no, 473 no, so 0."
         );
         assert!(percent(5, 4).is_none() && percent(0, 0).is_none());
     }

@@ -9,7 +9,7 @@
 //! | sleep efficiency | total sleep time ÷ time in bed, whole percent rounded down; ≥ 85 % indicates good quality | Reed & Sacco, *J Clin Sleep Med* 12(2), 2016; Ohayon 2017 |
 //! | midpoint of sleep | onset + half of the sleep period | Roenneberg et al., *J Biol Rhythms* 18(1), 2003 |
 //! | social jet lag | absolute difference of the midpoints of free and work nights | Wittmann et al., *Chronobiol Int* 23(1–2), 2006 |
-//! | need for the age | 14–17 y: 8–10 h; 18–64 y: 7–9 h; ≥ 65 y: 7–8 h | Hirshkowitz et al., *Sleep Health* 1(1), 2015 |
+//! | need for the age | 3–5 y: 10–13 h; 6–13 y: 9–11 h; 14–17 y: 8–10 h; 18–64 y: 7–9 h; ≥ 65 y: 7–8 h | Hirshkowitz et al., *Sleep Health* 1(1), 2015 |
 //! | sleep debt | need × nights − sleep obtained, with the lower bound of the recommended range as the need | after Van Dongen et al., *Sleep* 26(2), 2003 |
 //! | stage shares | stage ÷ total sleep time; deep 16–20 % and REM 21–30 % indicate good quality in adults | Ohayon 2017 |
 //! | regularity | latest − earliest bedtime of seven nights | ours: the range stands in for the standard deviation of onset used by Huang, Mariani & Redline, *JACC* 75(9), 2020 |
@@ -23,7 +23,9 @@
 /// Recommended sleep for an age, minutes: lower and upper bound. Without an age the adult range is used.
 pub fn need(age: Option<u32>) -> (u32, u32) {
     match age {
-        Some(..=17) => (480, 600),
+        Some(..=5) => (600, 780),
+        Some(6..=13) => (540, 660),
+        Some(14..=17) => (480, 600),
         Some(65..) => (420, 480),
         _ => (420, 540),
     }

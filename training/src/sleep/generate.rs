@@ -1,6 +1,7 @@
 //! Random nights that are consistent in themselves: times in order, stages that add up, gaps as real devices leave them.
 
 use rand::Rng;
+use rand::seq::IndexedRandom;
 use skimstone::sleep::{Clock, Night, Stages, Week, Window};
 
 /// A sum of three uniform numbers: bell-shaped around the middle of `low..=high`, without a tail to clip.
@@ -11,7 +12,75 @@ fn bell(rng: &mut impl Rng, low: u32, high: u32) -> u32 {
     low + (mean * f64::from(high - low + 1)) as u32
 }
 
-/// A night with gaps. A third of the nights come with a week.
+/// What kind of device recorded a night: decides which fields there are at all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Recorder {
+    /// A research device: everything.
+    All,
+    /// A sleep diary: times and awakenings.
+    Diary,
+    /// A wearable: times, awakenings and stages.
+    Wearable,
+    /// A tracker that keeps bedtimes, totals and stages.
+    Tracker,
+    /// Totals and stages alone.
+    Stages,
+    /// Minutes asleep and in bed alone.
+    Totals,
+    /// Minutes asleep alone.
+    Asleep,
+    /// An alarm clock: bedtime and rise.
+    Alarm,
+}
+
+impl Recorder {
+    /// Every recorder and how often it is drawn, against the others.
+    const ALL: [(Recorder, u32); 8] = [
+        (Recorder::All, 3),
+        (Recorder::Diary, 5),
+        (Recorder::Wearable, 4),
+        (Recorder::Tracker, 4),
+        (Recorder::Stages, 2),
+        (Recorder::Totals, 3),
+        (Recorder::Asleep, 2),
+        (Recorder::Alarm, 1),
+    ];
+
+    fn draw(rng: &mut impl Rng) -> Recorder {
+        let weighted = Self::ALL.choose_weighted(rng, |(_, weight)| *weight);
+        weighted.expect("the weights are above zero").0
+    }
+
+    fn has(self, recorders: &[Recorder]) -> bool {
+        self == Recorder::All || recorders.contains(&self)
+    }
+
+    /// Removes what the device does not record.
+    fn restrict(self, night: &mut Night) {
+        use Recorder::{Alarm, Asleep, Diary, Stages, Totals, Tracker, Wearable};
+        if !self.has(&[Diary, Wearable, Tracker, Alarm]) {
+            (night.bedtime, night.rise) = (None, None);
+        }
+        if !self.has(&[Diary, Wearable]) {
+            (night.lights_out, night.sleep_onset, night.final_wake) = (None, None, None);
+            night.awakenings = None;
+        }
+        if !self.has(&[Wearable, Tracker, Stages]) {
+            night.stages = None;
+        }
+        if !self.has(&[Tracker, Stages, Totals, Asleep]) {
+            night.minutes_asleep = None;
+        }
+        if !self.has(&[Tracker, Stages, Totals]) {
+            night.minutes_in_bed = None;
+        }
+        if self == Diary {
+            night.hrv = None;
+        }
+    }
+}
+
+/// A night with gaps. Nearly half of the nights come with a week.
 pub fn night(rng: &mut impl Rng) -> Night {
     let full = full_night(rng);
     let with_week = rng.random_bool(0.45);
@@ -19,56 +88,41 @@ pub fn night(rng: &mut impl Rng) -> Night {
         week: with_week.then(|| week(rng)),
         ..full
     };
-    // What a night shows depends on the device: one kind records times, another totals, another stages.
-    let device = rng.random_range(0..10);
-    if device < 4 {
-        night.stages = None;
-    }
-    if device < 6 {
-        (night.minutes_asleep, night.minutes_in_bed) = (None, None);
-    }
-    if (6..8).contains(&device) {
-        (
-            night.sleep_onset,
-            night.final_wake,
-            night.awakenings,
-            night.lights_out,
-        ) = (None, None, None, None);
-    }
-    if device == 8 {
-        (night.bedtime, night.rise, night.stages) = (None, None, None);
-    }
-    drop_some(&mut night, rng);
+    Recorder::draw(rng).restrict(&mut night);
+    // Some people and devices fill in everything, most leave something out, some most of it.
+    let loss = [0.0, 0.15, 0.15, 0.55][rng.random_range(0..4)];
+    drop_some(&mut night, loss, rng);
     night
 }
 
-fn drop_some(night: &mut Night, rng: &mut impl Rng) {
+/// Drops each field that a device may fail to fill in, with probability `loss`; what only some devices have, more often.
+fn drop_some(night: &mut Night, loss: f64, rng: &mut impl Rng) {
     let mut gone = |p: f64| rng.random_bool(p);
-    if gone(0.15) {
+    if gone(loss) {
         night.age = None;
     }
-    if gone(0.1) {
+    if gone(loss * 0.6) {
         night.bedtime = None;
     }
-    if gone(0.2) {
+    if gone(loss) {
         night.lights_out = None;
     }
-    if gone(0.05) {
+    if gone(loss * 0.4) {
         night.sleep_onset = None;
     }
-    if gone(0.1) {
+    if gone(loss * 0.6) {
         night.awakenings = None;
     }
-    if gone(0.1) {
+    if gone(loss * 0.6) {
         night.rise = None;
     }
-    if gone(0.25) {
+    if gone(loss * 1.5) {
         night.resting_heart_rate = None;
     }
-    if gone(0.4) {
+    if gone(loss * 1.7) {
         night.hrv = None;
     }
-    if gone(0.3) {
+    if gone(loss * 1.5) {
         night.last_caffeine = None;
     }
 }
@@ -124,10 +178,10 @@ fn full_night(rng: &mut impl Rng) -> Night {
         / 100;
     let fast = rng.random_bool(0.06);
     Night {
-        age: Some(if rng.random_bool(0.15) {
-            rng.random_range(14..=17)
-        } else {
-            rng.random_range(18..=88)
+        age: Some(match rng.random_range(0..20) {
+            0..2 => rng.random_range(5..=13),
+            2..4 => rng.random_range(14..=17),
+            _ => rng.random_range(18..=88),
         }),
         bedtime: Some(Clock::from_evening(bedtime)),
         lights_out: Some(Clock::from_evening(lights_out)),
@@ -187,7 +241,9 @@ fn week(rng: &mut impl Rng) -> Week {
         (true, true, false),
         (false, true, true),
         (true, false, true),
-    ][rng.random_range(0..4)];
+        (false, true, false),
+        (true, false, false),
+    ][rng.random_range(0..6)];
     Week {
         bedtimes: if has_times { bedtimes } else { Vec::new() },
         minutes_asleep: if has_sleep {
