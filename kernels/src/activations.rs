@@ -3,8 +3,20 @@
 use crate::quant::Int8Block;
 use crate::{BLOCK, KernelError, Result};
 
-/// Rounds one row `[cols]` to int8 blocks and their scales `[blocks]`.
-pub(crate) type Quantize = fn(x: &[f32], out: &mut [Int8Block], scales: &mut [f32]);
+/// Rounds one row `[cols]` to int8 blocks, their scales and the sums of their bytes, all `[blocks]`.
+pub(crate) type Quantize =
+    fn(x: &[f32], out: &mut [Int8Block], scales: &mut [f32], sums: &mut [i32]);
+
+/// One token's int8 blocks, all `[blocks]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Int8Row<'a> {
+    /// The bytes.
+    pub(crate) blocks: &'a [Int8Block],
+    /// What a byte is worth.
+    pub(crate) scales: &'a [f32],
+    /// Sum of the bytes: what an offset in the codes of the weights adds to a dot product.
+    pub(crate) sums: &'a [i32],
+}
 
 /// Preallocated room for the activations `[T, cols]` of one or more products.
 ///
@@ -22,6 +34,8 @@ pub struct Activations {
     int8: Vec<Int8Block>,
     /// `[T, blocks]`
     scales: Vec<f32>,
+    /// `[T, blocks]`
+    sums: Vec<i32>,
 }
 
 impl Activations {
@@ -37,13 +51,14 @@ impl Activations {
             values: vec![0.0; max_tokens * max_cols],
             int8: vec![Int8Block([0; BLOCK]); blocks],
             scales: vec![0.0; blocks],
+            sums: vec![0; blocks],
         }
     }
 
     /// Bytes of memory that `Activations::new` with these limits takes.
     pub const fn bytes_for(max_tokens: usize, max_cols: usize) -> usize {
         let per_token =
-            max_cols * size_of::<f32>() + max_cols.div_ceil(BLOCK) * (BLOCK + size_of::<f32>());
+            max_cols * size_of::<f32>() + max_cols.div_ceil(BLOCK) * (BLOCK + 2 * size_of::<f32>());
         max_tokens * per_token
     }
 
@@ -106,8 +121,9 @@ impl Activations {
             let rows = x.chunks_exact(cols);
             let int8 = self.int8.chunks_exact_mut(blocks);
             let scales = self.scales.chunks_exact_mut(blocks);
-            for ((x, int8), scales) in rows.zip(int8).zip(scales) {
-                quantize(x, int8, scales);
+            let sums = self.sums.chunks_exact_mut(blocks);
+            for (((x, int8), scales), sums) in rows.zip(int8).zip(scales).zip(sums) {
+                quantize(x, int8, scales, sums);
             }
         }
         Ok(())
@@ -119,11 +135,15 @@ impl Activations {
         &self.values[token * self.cols..(token + 1) * self.cols]
     }
 
-    /// Row `token` as int8 blocks and their scales, both `[blocks]`.
+    /// Row `token` as int8 blocks.
     #[inline(always)]
-    pub(crate) fn int8_row(&self, token: usize) -> (&[Int8Block], &[f32]) {
+    pub(crate) fn int8_row(&self, token: usize) -> Int8Row<'_> {
         let blocks = self.cols.div_ceil(BLOCK);
         let range = token * blocks..(token + 1) * blocks;
-        (&self.int8[range.clone()], &self.scales[range])
+        Int8Row {
+            blocks: &self.int8[range.clone()],
+            scales: &self.scales[range.clone()],
+            sums: &self.sums[range],
+        }
     }
 }

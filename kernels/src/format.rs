@@ -7,7 +7,23 @@ use crate::{KernelError, Result, quant};
 /// 32 is one 256-bit vector of bytes, two NEON vectors, and the block of the GGUF formats that weights come from.
 pub const BLOCK: usize = 32;
 
-/// How the values of a weight matrix are stored, row by row.
+/// Rows of a quantized matrix that are stored interleaved.
+///
+/// 16 rows × 4 bytes are one 512-bit vector, two of AVX2, four of NEON: one load feeds the dot-product unit of each.
+pub const PANEL: usize = 16;
+
+/// How the values of a weight matrix are stored.
+///
+/// Float formats lie row by row. The quantized formats lie in panels of [`PANEL`] rows, the last one filled up with zero rows. A
+/// panel is cut along the columns into blocks of [`BLOCK`], the last one filled up with zeros; a block holds an f16 scale for
+/// each row, then the codes, four columns of every row side by side:
+///
+/// ```text
+/// block:  scale[16] f16 │ r0: c0 c1 c2 c3 │ r1: c0 c1 c2 c3 │ … │ r15: c0 c1 c2 c3 │ r0: c4 c5 c6 c7 │ …
+/// ```
+///
+/// So a panel is one stream of memory, a vector register holds one partial sum per row and no sum ever crosses lanes. It serves
+/// the 4-byte dot products of x86 (`vpdpbusd`, `vpmaddubsw`) and of aarch64 (`sdot`) as it stands, and `smmla` after one `zip`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
@@ -15,10 +31,10 @@ pub enum Format {
     F32,
     /// 16-bit floats, little endian.
     F16,
-    /// Blocks of 32 values in 34 bytes: an f16 scale, then 32 signed bytes; value = scale · byte.
+    /// 8.5 bits per weight: bytes; value = scale · (byte − 128).
     Q8,
-    /// Blocks of 32 values in 18 bytes: an f16 scale, then 16 bytes that hold value `i` in the low and value `i + 16`
-    /// in the high four bits; value = scale · (bits − 8).
+    /// 4.5 bits per weight: a byte holds column `c` in its low and column `c + 4` in its high four bits, for `c % 8 < 4`;
+    /// value = scale · (bits − 8).
     Q4,
 }
 
@@ -41,16 +57,26 @@ impl Format {
         Self::ALL.into_iter().find(|f| f.name() == name)
     }
 
-    /// Bytes of one row of `cols` values. The last block of a quantized row is padded with zeros.
+    /// Rows that are stored together: [`PANEL`] for the quantized formats, 1 for floats.
+    pub const fn panel_rows(self) -> usize {
+        if self.is_quantized() { PANEL } else { 1 }
+    }
+
+    /// Bytes of one panel of `cols` columns.
     ///
     /// Saturates instead of overflowing, so that an absurd size from a file fails the length check that follows.
-    pub const fn row_bytes(self, cols: usize) -> usize {
+    pub const fn panel_bytes(self, cols: usize) -> usize {
         match self {
             Self::F32 => cols.saturating_mul(4),
             Self::F16 => cols.saturating_mul(2),
             Self::Q8 => cols.div_ceil(BLOCK).saturating_mul(quant::Q8_BYTES),
             Self::Q4 => cols.div_ceil(BLOCK).saturating_mul(quant::Q4_BYTES),
         }
+    }
+
+    /// Number of panels of a matrix of `rows` rows.
+    pub const fn panels(self, rows: usize) -> usize {
+        rows.div_ceil(self.panel_rows())
     }
 
     /// Whether products with this format use int8 activations.
@@ -79,18 +105,18 @@ pub struct Matrix<'a> {
     format: Format,
     rows: usize,
     cols: usize,
-    row_bytes: usize,
+    panel_bytes: usize,
     data: &'a [u8],
 }
 
 impl<'a> Matrix<'a> {
-    /// Views `data` as `rows` rows of `cols` values.
+    /// Views `data`, `format.panels(rows)` panels of `format.panel_bytes(cols)` bytes, as `rows` rows of `cols` values.
     ///
     /// # Errors
     /// [`KernelError::Shape`] if `data` has another length, [`KernelError::Misaligned`] if it starts at an odd place.
     pub fn new(format: Format, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self> {
-        let row_bytes = format.row_bytes(cols);
-        let expected = row_bytes.saturating_mul(rows);
+        let panel_bytes = format.panel_bytes(cols);
+        let expected = panel_bytes.saturating_mul(format.panels(rows));
         if data.len() != expected {
             return Err(KernelError::Shape {
                 op: "matrix",
@@ -110,7 +136,7 @@ impl<'a> Matrix<'a> {
             format,
             rows,
             cols,
-            row_bytes,
+            panel_bytes,
             data,
         })
     }
@@ -149,13 +175,20 @@ impl<'a> Matrix<'a> {
                 actual: row,
             });
         }
-        quant::unpack_row(self.format, self.cols, self.row(row), out)
+        let lanes = self.format.panel_rows();
+        quant::unpack_row(
+            self.format,
+            self.cols,
+            self.panel(row / lanes),
+            row % lanes,
+            out,
+        )
     }
 
-    /// The bytes of row `row`.
+    /// The bytes of panel `panel`; of a float matrix, row `panel`.
     #[inline(always)]
-    pub(crate) fn row(&self, row: usize) -> &'a [u8] {
-        &self.data[row * self.row_bytes..(row + 1) * self.row_bytes]
+    pub(crate) fn panel(&self, panel: usize) -> &'a [u8] {
+        &self.data[panel * self.panel_bytes..(panel + 1) * self.panel_bytes]
     }
 }
 
@@ -172,15 +205,16 @@ mod tests {
     }
 
     #[test]
-    fn row_bytes_pads_to_whole_blocks() {
+    fn panels_are_filled_up() {
         let cases = [
-            (Format::F32, 33, 132),
-            (Format::F16, 33, 66),
-            (Format::Q8, 33, 68),
-            (Format::Q4, 32, 18),
+            (Format::F32, 17, 33, (17, 132)),
+            (Format::F16, 17, 33, (17, 66)),
+            (Format::Q8, 17, 33, (2, 16 * 68)),
+            (Format::Q4, 16, 32, (1, 16 * 18)),
         ];
-        for (format, cols, bytes) in cases {
-            assert_eq!(format.row_bytes(cols), bytes, "{format} of {cols}");
+        for (format, rows, cols, expected) in cases {
+            let found = (format.panels(rows), format.panel_bytes(cols));
+            assert_eq!(found, expected, "{format} [{rows}, {cols}]");
         }
     }
 

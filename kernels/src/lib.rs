@@ -15,7 +15,8 @@
 //!
 //! **Order of sums.** Within one table, the result for one token depends neither on how many tokens share the call nor
 //! on the number of threads: each output value is one chain of operations in a fixed order. Reading a prompt at once and
-//! reading it token by token therefore give the same bits.
+//! reading it token by token therefore give the same bits. Products with quantized weights even give the same bits in every table
+//! with a fused multiply-add: their integer parts are exact and the scaled blocks are added in the order of the columns.
 //!
 //! **Quantized weights** ([`Format::Q8`], [`Format::Q4`]) meet activations that were rounded to int8 in blocks of 32
 //! ([`Cpu::load`] with `quantize`); [`quant`] defines both roundings.
@@ -24,8 +25,8 @@
 //! use skimstone_kernels::{Activations, Cpu, Format, Matrix, quant};
 //!
 //! // One row of weights, as a file would hold it.
-//! let mut packed = vec![0; Format::Q8.row_bytes(3)];
-//! quant::pack_row(Format::Q8, &[1.0, -2.0, 0.5], &mut packed)?;
+//! let mut packed = vec![0; Format::Q8.panel_bytes(3)];
+//! quant::pack_panel(Format::Q8, 3, &[1.0, -2.0, 0.5], &mut packed)?;
 //! let w = Matrix::new(Format::Q8, 1, 3, &packed)?;
 //!
 //! let cpu = Cpu::new(1)?;
@@ -49,7 +50,7 @@ mod scalar;
 pub use activations::Activations;
 pub use cpu::{Cpu, Table, tables};
 pub use error::KernelError;
-pub use format::{BLOCK, Format, Matrix};
+pub use format::{BLOCK, Format, Matrix, PANEL};
 pub use kv::{AttentionShape, KvBlock, KvSource, MAX_KV_BLOCK};
 
 /// The result of a kernel call.

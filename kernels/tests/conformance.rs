@@ -5,7 +5,7 @@
 
 mod support;
 
-use skimstone_kernels::{AttentionShape, BLOCK, Cpu, Format};
+use skimstone_kernels::{AttentionShape, BLOCK, Cpu, Format, quant};
 use support::{Kv, Packed, Rng, U, assert_close, assert_same, cpus, fast_tables, quick, scalar};
 
 /// One less, as many as, and one more than the lanes of every table (4, 8, 16), around one block and two, and the
@@ -82,7 +82,7 @@ fn matmul_agrees_on_ragged_shapes() {
     let (cpus, reference) = (cpus(1), scalar());
     for format in Format::ALL {
         for cols in RAGGED {
-            for (rows, tokens) in [(1, 1), (3, 2), (4, 3), (5, 4), (9, 7)] {
+            for (rows, tokens) in [(1, 1), (3, 2), (4, 3), (5, 4), (17, 7), (16, 13)] {
                 check_matmul(&cpus, &reference, format, rows, cols, tokens);
             }
         }
@@ -136,10 +136,11 @@ fn int8_products_stay_near_float_products() {
 fn foreign_q8_bytes_are_multiplied_exactly() {
     let (cpus, reference) = (cpus(1), scalar());
     let cols = 64;
-    let mut block = vec![0x00, 0x3c]; // 1.0
-    block.extend([0x80; 32]);
-    let row: Vec<u8> = [block.clone(), block].concat();
-    let w = Packed::from_bytes(Format::Q8, 1, cols, &row);
+    let mut panel = vec![0; Format::Q8.panel_bytes(cols)];
+    quant::clear_panel(Format::Q8, &mut panel);
+    let scales = [half::f16::ONE; 2];
+    quant::pack_codes(Format::Q8, cols, 0, &scales, &[-128; 64], &mut panel).unwrap();
+    let w = Packed::from_bytes(Format::Q8, 1, cols, &panel);
     let x: Vec<f32> = (0..cols)
         .map(|i| if i % 3 == 0 { 127.0 } else { -127.0 })
         .collect();

@@ -1,10 +1,8 @@
-//! Matrix products over [`Isa`]: 4 rows of weights against a few tokens at a time; the tiling, and float weights.
+//! Matrix products of float weights over [`Isa`]: 4 rows of weights against a few tokens at a time.
 //!
 //! Every cell `y[t, r]` is one chain of fused multiply-adds into one vector that walks along the columns, then one sum
 //! over the lanes. How many cells share a tile changes only what is reused from registers, never the order within a
 //! cell, so the result does not depend on the number of tokens or threads.
-
-use std::marker::PhantomData;
 
 use half::f16;
 
@@ -29,45 +27,16 @@ pub(crate) fn matmul_float<I: Isa, W: FloatFormat>(
     x: &Activations,
     y: &mut Band<'_>,
 ) {
-    matmul::<I, Float<W>>(isa, w, x, y);
-}
-
-/// One kind of weights against one kind of activations.
-pub(super) trait Product<I: Isa> {
-    /// A row of weights.
-    type Row<'a>: Copy;
-    /// A row of activations.
-    type Token<'a>: Copy;
-    /// Row `row` of the weights.
-    fn row<'a>(w: &Matrix<'a>, row: usize) -> Self::Row<'a>;
-    /// Row `token` of the activations.
-    fn token(x: &Activations, token: usize) -> Self::Token<'_>;
-    /// All products of `R` rows with `T` tokens.
-    fn tile<const R: usize, const T: usize>(
-        isa: I,
-        w: [Self::Row<'_>; R],
-        x: [Self::Token<'_>; T],
-    ) -> [[f32; T]; R];
-}
-
-/// Tiles the rows of the band and the tokens.
-#[inline(always)]
-pub(super) fn matmul<I: Isa, P: Product<I>>(
-    isa: I,
-    w: &Matrix<'_>,
-    x: &Activations,
-    y: &mut Band<'_>,
-) {
     let rows = y.columns();
     for start in (0..x.tokens()).step_by(TOKEN_BLOCK) {
         let tokens = start..x.tokens().min(start + TOKEN_BLOCK);
         let mut row = rows.start;
         while row + ROWS <= rows.end {
-            strip::<I, P, ROWS>(isa, w, x, y, row, tokens.clone());
+            strip::<I, W, ROWS>(isa, w, x, y, row, tokens.clone());
             row += ROWS;
         }
         while row < rows.end {
-            strip::<I, P, 1>(isa, w, x, y, row, tokens.clone());
+            strip::<I, W, 1>(isa, w, x, y, row, tokens.clone());
             row += 1;
         }
     }
@@ -75,7 +44,7 @@ pub(super) fn matmul<I: Isa, P: Product<I>>(
 
 /// `R` rows against some tokens.
 #[inline(always)]
-fn strip<I: Isa, P: Product<I>, const R: usize>(
+fn strip<I: Isa, W: FloatFormat, const R: usize>(
     isa: I,
     w: &Matrix<'_>,
     x: &Activations,
@@ -86,23 +55,23 @@ fn strip<I: Isa, P: Product<I>, const R: usize>(
     let mut t = tokens.start;
     if I::TOKENS == 4 {
         while t + 4 <= tokens.end {
-            tile::<I, P, R, 4>(isa, w, x, y, row, t);
+            tile::<I, W, R, 4>(isa, w, x, y, row, t);
             t += 4;
         }
     } else {
         while t + 2 <= tokens.end {
-            tile::<I, P, R, 2>(isa, w, x, y, row, t);
+            tile::<I, W, R, 2>(isa, w, x, y, row, t);
             t += 2;
         }
     }
     while t < tokens.end {
-        tile::<I, P, R, 1>(isa, w, x, y, row, t);
+        tile::<I, W, R, 1>(isa, w, x, y, row, t);
         t += 1;
     }
 }
 
 #[inline(always)]
-fn tile<I: Isa, P: Product<I>, const R: usize, const T: usize>(
+fn tile<I: Isa, W: FloatFormat, const R: usize, const T: usize>(
     isa: I,
     w: &Matrix<'_>,
     x: &Activations,
@@ -110,15 +79,15 @@ fn tile<I: Isa, P: Product<I>, const R: usize, const T: usize>(
     row: usize,
     token: usize,
 ) {
-    let mut rows = [P::row(w, row); R];
-    for (i, r) in rows.iter_mut().enumerate().skip(1) {
-        *r = P::row(w, row + i);
+    let mut rows: [&[u8]; R] = [&[]; R];
+    for (i, r) in rows.iter_mut().enumerate() {
+        *r = w.panel(row + i);
     }
-    let mut xs = [P::token(x, token); T];
-    for (i, x_row) in xs.iter_mut().enumerate().skip(1) {
-        *x_row = P::token(x, token + i);
+    let mut xs: [&[f32]; T] = [&[]; T];
+    for (i, x_row) in xs.iter_mut().enumerate() {
+        *x_row = x.row(token + i);
     }
-    let sums = P::tile(isa, rows, xs);
+    let sums = products::<I, W, R, T>(isa, rows, xs);
     let at = row - y.columns().start;
     for t in 0..T {
         let y = &mut y.row_mut(token + t)[at..at + R];
@@ -188,68 +157,51 @@ impl FloatFormat for F16 {
     }
 }
 
-/// Float weights against f32 activations.
-struct Float<W>(PhantomData<W>);
-
-impl<I: Isa, W: FloatFormat> Product<I> for Float<W> {
-    type Row<'a> = &'a [u8];
-    type Token<'a> = &'a [f32];
-
-    #[inline(always)]
-    fn row<'a>(w: &Matrix<'a>, row: usize) -> &'a [u8] {
-        w.row(row)
+/// All products of `R` rows with `T` tokens.
+#[inline(always)]
+fn products<I: Isa, W: FloatFormat, const R: usize, const T: usize>(
+    isa: I,
+    w: [&[u8]; R],
+    x: [&[f32]; T],
+) -> [[f32; T]; R] {
+    // All slices are cut to one length first, so that the loop needs no bounds checks.
+    let mut xs: [&[I::Chunk]; T] = [&[]; T];
+    let n = x[0].len() / I::LANES;
+    for (chunks, x) in xs.iter_mut().zip(x) {
+        *chunks = &I::chunks(x).0[..n];
     }
-
-    #[inline(always)]
-    fn token(x: &Activations, token: usize) -> &[f32] {
-        x.row(token)
+    let mut ws: [&[W::Chunk<I>]; R] = [&[]; R];
+    for (chunks, w) in ws.iter_mut().zip(w) {
+        *chunks = &W::chunks::<I>(w).0[..n];
     }
-
-    #[inline(always)]
-    fn tile<const R: usize, const T: usize>(
-        isa: I,
-        w: [&[u8]; R],
-        x: [&[f32]; T],
-    ) -> [[f32; T]; R] {
-        // All slices are cut to one length first, so that the loop needs no bounds checks.
-        let mut xs: [&[I::Chunk]; T] = [&[]; T];
-        let n = x[0].len() / I::LANES;
-        for (chunks, x) in xs.iter_mut().zip(x) {
-            *chunks = &I::chunks(x).0[..n];
+    let mut sums = [[isa.splat(0.0); T]; R];
+    for i in 0..n {
+        let mut x = [isa.splat(0.0); T];
+        for t in 0..T {
+            x[t] = isa.load(&xs[t][i]);
         }
-        let mut ws: [&[W::Chunk<I>]; R] = [&[]; R];
-        for (chunks, w) in ws.iter_mut().zip(w) {
-            *chunks = &W::chunks::<I>(w).0[..n];
-        }
-        let mut sums = [[isa.splat(0.0); T]; R];
-        for i in 0..n {
-            let mut x = [isa.splat(0.0); T];
-            for t in 0..T {
-                x[t] = isa.load(&xs[t][i]);
-            }
-            for r in 0..R {
-                let w = W::load(isa, &ws[r][i]);
-                for t in 0..T {
-                    sums[r][t] = isa.fma(w, x[t], sums[r][t]);
-                }
-            }
-        }
-        if !x[0].len().is_multiple_of(I::LANES) {
-            for r in 0..R {
-                let mut rest = I::ZEROS;
-                W::unpack(W::chunks::<I>(w[r]).1, rest.as_mut());
-                let w = isa.load(&rest);
-                for t in 0..T {
-                    sums[r][t] = isa.fma(w, isa.load_partial(I::chunks(x[t]).1), sums[r][t]);
-                }
-            }
-        }
-        let mut out = [[0.0; T]; R];
         for r in 0..R {
+            let w = W::load(isa, &ws[r][i]);
             for t in 0..T {
-                out[r][t] = isa.sum(sums[r][t]);
+                sums[r][t] = isa.fma(w, x[t], sums[r][t]);
             }
         }
-        out
     }
+    if !x[0].len().is_multiple_of(I::LANES) {
+        for r in 0..R {
+            let mut rest = I::ZEROS;
+            W::unpack(W::chunks::<I>(w[r]).1, rest.as_mut());
+            let w = isa.load(&rest);
+            for t in 0..T {
+                sums[r][t] = isa.fma(w, isa.load_partial(I::chunks(x[t]).1), sums[r][t]);
+            }
+        }
+    }
+    let mut out = [[0.0; T]; R];
+    for r in 0..R {
+        for t in 0..T {
+            out[r][t] = isa.sum(sums[r][t]);
+        }
+    }
+    out
 }

@@ -112,10 +112,11 @@ mod tests {
             let blocks = x.len().div_ceil(BLOCK);
             let run = |table: &Table| {
                 let mut out = vec![Int8Block([9; BLOCK]); blocks];
-                let mut scales = vec![9.0; blocks];
-                (table.quantize)(x, &mut out, &mut scales);
+                let (mut scales, mut sums) = (vec![9.0; blocks], vec![9; blocks]);
+                (table.quantize)(x, &mut out, &mut scales, &mut sums);
                 (
                     out,
+                    sums,
                     scales
                         .iter()
                         .map(|s| if s.is_nan() { u32::MAX } else { s.to_bits() })

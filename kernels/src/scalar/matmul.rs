@@ -3,15 +3,15 @@
 use half::f16;
 
 use crate::pool::Band;
-use crate::quant::{self, Int8Block, MIN_MAGNITUDE, Q4_BYTES, Q8_BYTES};
-use crate::{Activations, BLOCK, Format, Matrix};
+use crate::quant::{self, Int8Block, MIN_MAGNITUDE};
+use crate::{Activations, BLOCK, Format, Matrix, PANEL};
 
 /// Float weights: the exact products, summed in f64, rounded once.
 pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>) {
     for t in 0..x.tokens() {
         let first = y.columns().start;
         for (i, y) in y.row_mut(t).iter_mut().enumerate() {
-            let row = w.row(first + i);
+            let row = w.panel(first + i);
             let mut sum = 0.0f64;
             for (c, x) in x.row(t).iter().enumerate() {
                 sum += f64::from(float_weight(w.format(), row, c)) * f64::from(*x);
@@ -32,45 +32,30 @@ fn float_weight(format: Format, row: &[u8], c: usize) -> f32 {
 /// Quantized weights against int8 activations.
 ///
 /// Per block: an exact integer dot product, times the product of both scales. The blocks are summed in order, in f64
-/// here and in f32 by the fast tables (whose lanes may each hold a part of the block's integer sum).
+/// here and in f32 by the fast tables.
 pub(crate) fn matmul_int8(w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>) {
     for t in 0..x.tokens() {
         let first = y.columns().start;
-        let (blocks, scales) = x.int8_row(t);
+        let x = x.int8_row(t);
         for (i, y) in y.row_mut(t).iter_mut().enumerate() {
-            let row = w.row(first + i);
+            let (panel, lane) = (w.panel((first + i) / PANEL), (first + i) % PANEL);
             let mut sum = 0.0f64;
-            for (b, (x, x_scale)) in blocks.iter().zip(scales).enumerate() {
-                let (w_scale, w) = int8_weights(w.format(), row, b);
-                let dot: i32 = w
+            for (b, (x, x_scale)) in x.blocks.iter().zip(x.scales).enumerate() {
+                let (w_scale, w) = quant::block_of(w.format(), panel, b, lane);
+                let products = w
                     .iter()
                     .zip(&x.0)
-                    .map(|(w, x)| i32::from(*w) * i32::from(*x))
-                    .sum();
-                sum += f64::from(w_scale * x_scale) * f64::from(dot);
+                    .map(|(w, x)| i32::from(*w) * i32::from(*x));
+                sum += f64::from(w_scale.to_f32() * x_scale) * f64::from(products.sum::<i32>());
             }
             *y = sum as f32;
         }
     }
 }
 
-fn int8_weights(format: Format, row: &[u8], block: usize) -> (f32, [i8; BLOCK]) {
-    match format {
-        Format::Q8 => {
-            let (scale, q) = quant::split_q8(&row.as_chunks::<Q8_BYTES>().0[block]);
-            (scale, q.map(|q| q as i8))
-        }
-        Format::Q4 => {
-            let (scale, q) = quant::split_q4(&row.as_chunks::<Q4_BYTES>().0[block]);
-            (scale, std::array::from_fn(|i| quant::q4_value(q, i)))
-        }
-        Format::F32 | Format::F16 => unreachable!("float weights go to matmul"),
-    }
-}
-
 /// Rounds one row of activations to int8 blocks; see [`crate::quant`]. All tables give these very bytes and scales.
-pub(crate) fn quantize(x: &[f32], out: &mut [Int8Block], scales: &mut [f32]) {
-    for ((x, out), scale) in x.chunks(BLOCK).zip(out).zip(scales) {
+pub(crate) fn quantize(x: &[f32], out: &mut [Int8Block], scales: &mut [f32], sums: &mut [i32]) {
+    for (((x, out), scale), sum) in x.chunks(BLOCK).zip(out).zip(scales).zip(sums) {
         out.0 = [0; BLOCK];
         let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         if x.iter().any(|v| !v.is_finite()) {
@@ -84,5 +69,6 @@ pub(crate) fn quantize(x: &[f32], out: &mut [Int8Block], scales: &mut [f32]) {
                 *o = (v * inverse).round_ties_even() as i8;
             }
         }
+        *sum = out.0.iter().map(|v| i32::from(*v)).sum();
     }
 }

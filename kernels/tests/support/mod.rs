@@ -87,13 +87,13 @@ pub(crate) struct Packed {
 
 impl Packed {
     pub(crate) fn new(format: Format, rows: usize, cols: usize, values: &[f32]) -> Self {
-        let row_bytes = format.row_bytes(cols);
-        let mut bytes = vec![0; rows * row_bytes];
-        for (row, x) in bytes
-            .chunks_exact_mut(row_bytes)
-            .zip(values.chunks_exact(cols))
+        let panel_bytes = format.panel_bytes(cols);
+        let mut bytes = vec![0; format.panels(rows) * panel_bytes];
+        for (panel, x) in bytes
+            .chunks_exact_mut(panel_bytes)
+            .zip(values.chunks(cols * format.panel_rows()))
         {
-            quant::pack_row(format, x, row).unwrap();
+            quant::pack_panel(format, cols, x, panel).unwrap();
         }
         Self::from_bytes(format, rows, cols, &bytes)
     }

@@ -7,9 +7,9 @@
 use std::arch::x86_64::*;
 
 use super::{Isa, lanes, table};
-use crate::BLOCK;
 use crate::cpu::table::Table;
-use crate::quant::Int8Block;
+use crate::quant::{Int8Block, SCALE_BYTES};
+use crate::{BLOCK, PANEL};
 
 /// AVX2, FMA and F16C; with `VNNI` also AVX-VNNI.
 #[derive(Clone, Copy, Debug)]
@@ -53,15 +53,12 @@ macro_rules! proven {
 
 impl<const VNNI: bool> Isa for Avx2<VNNI> {
     type F32 = __m256;
-    type Int8 = __m256i;
-    type Nibbles = __m256i;
-    /// The bytes, and in lane `j` minus 8 times the sum of elements `4j..4j+4`.
-    type Int8X = (__m256i, __m256i);
-    type Scale = __m256;
-    /// Lane `j` holds the part of elements `4j..4j+4` of every block.
-    type Dot = __m256;
+    /// Rows 0 to 7, and 8 to 15.
+    type Integers = [__m256i; 2];
+    type PanelF32 = [__m256; 2];
     lanes!(8);
     const TOKENS: usize = 2;
+    const PANEL_TOKENS: usize = 4;
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m256 {
@@ -158,79 +155,129 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn load_i8(self, q: &[u8; BLOCK]) -> __m256i {
-        proven!(self, _mm256_loadu_si256(q.as_ptr().cast()))
+    fn dot_q8<const T: usize>(
+        self,
+        codes: &[u8; PANEL * BLOCK],
+        x: [&Int8Block; T],
+        sums: [i32; T],
+    ) -> [[__m256i; 2]; T] {
+        // The dot-product instruction takes codes that are 128 too large, which adds 128 times the sum of the activations.
+        let mut dots = [[proven!(self, _mm256_setzero_si256()); 2]; T];
+        for t in 0..T {
+            let start = if VNNI { -128 * sums[t] } else { 0 };
+            dots[t] = [proven!(self, _mm256_set1_epi32(start)); 2];
+        }
+        let halves = codes.as_chunks::<32>().0;
+        for half in 0..2 {
+            for quad in 0..BLOCK / 4 {
+                let codes = &halves[2 * quad + half];
+                let codes = proven!(self, _mm256_loadu_si256(codes.as_ptr().cast()));
+                for t in 0..T {
+                    dots[t][half] = proven!(self, {
+                        let x = _mm256_set1_epi32(x[t].quad(quad));
+                        if VNNI {
+                            _mm256_dpbusd_avx_epi32(dots[t][half], codes, x)
+                        } else {
+                            // Codes up to 255 would overflow 16 bits. So the unsigned side is |w|, with the sign of w moved to x:
+                            // |-128| is 128 as an unsigned byte, x is within ±127, and pairs stay within 2 · 128 · 127 < 2¹⁵.
+                            let w = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+                            let (unsigned, signed) = (_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+                            let pairs = _mm256_maddubs_epi16(unsigned, signed);
+                            let quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+                            _mm256_add_epi32(dots[t][half], quads)
+                        }
+                    });
+                }
+            }
+        }
+        dots
     }
 
     #[inline(always)]
-    fn load_u4(self, q: &[u8; BLOCK / 2]) -> __m256i {
-        proven!(self, unpack_u4(_mm_loadu_si128(q.as_ptr().cast())))
+    fn dot_q4<const T: usize>(
+        self,
+        codes: &[u8; PANEL * BLOCK / 2],
+        x: [&Int8Block; T],
+        sums: [i32; T],
+    ) -> [[__m256i; 2]; T] {
+        let mut dots = [[proven!(self, _mm256_setzero_si256()); 2]; T];
+        for t in 0..T {
+            dots[t] = [proven!(self, _mm256_set1_epi32(-8 * sums[t])); 2];
+        }
+        let halves = codes.as_chunks::<32>().0;
+        for half in 0..2 {
+            let mut pairs = [proven!(self, _mm256_setzero_si256()); T];
+            for pair in 0..BLOCK / 8 {
+                let codes = &halves[2 * pair + half];
+                let (low, high) = proven!(self, {
+                    let (both, mask) = (
+                        _mm256_loadu_si256(codes.as_ptr().cast()),
+                        _mm256_set1_epi8(15),
+                    );
+                    (
+                        _mm256_and_si256(both, mask),
+                        _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask),
+                    )
+                });
+                for t in 0..T {
+                    proven!(self, {
+                        let a = _mm256_set1_epi32(x[t].quad(2 * pair));
+                        let b = _mm256_set1_epi32(x[t].quad(2 * pair + 1));
+                        if VNNI {
+                            let low = _mm256_dpbusd_avx_epi32(dots[t][half], low, a);
+                            dots[t][half] = _mm256_dpbusd_avx_epi32(low, high, b);
+                        } else {
+                            // A block adds eight pairs of at most 2 · 15 · 127 into 16 bits: 30 480 < 2¹⁵.
+                            let low = _mm256_add_epi16(pairs[t], _mm256_maddubs_epi16(low, a));
+                            pairs[t] = _mm256_add_epi16(low, _mm256_maddubs_epi16(high, b));
+                        }
+                    });
+                }
+            }
+            if !VNNI {
+                for t in 0..T {
+                    dots[t][half] = proven!(self, {
+                        let quads = _mm256_madd_epi16(pairs[t], _mm256_set1_epi16(1));
+                        _mm256_add_epi32(dots[t][half], quads)
+                    });
+                }
+            }
+        }
+        dots
     }
 
     #[inline(always)]
-    fn u4_to_i8(self, w: __m256i) -> __m256i {
-        proven!(self, _mm256_sub_epi8(w, _mm256_set1_epi8(8)))
+    fn panel_scales(self, bits: &[u8; SCALE_BYTES]) -> [__m256; 2] {
+        let halves = bits.as_chunks().0;
+        [self.load_f16(&halves[0]), self.load_f16(&halves[1])]
     }
 
     #[inline(always)]
-    fn load_x(self, x: &Int8Block) -> Self::Int8X {
-        proven!(self, {
-            let x = _mm256_load_si256(x.0.as_ptr().cast());
-            let eight = if VNNI {
-                _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(8), x)
-            } else {
-                let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(8), x);
-                _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
-            };
-            (x, _mm256_sub_epi32(_mm256_setzero_si256(), eight))
-        })
+    fn panel_zero(self) -> [__m256; 2] {
+        [self.splat(0.0); 2]
     }
 
     #[inline(always)]
-    fn scale(self, bits: &[u8; 2]) -> __m256 {
-        proven!(
-            self,
-            _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(*bits)))
-        )
+    fn panel_add(
+        self,
+        sum: [__m256; 2],
+        dots: [__m256i; 2],
+        w: [__m256; 2],
+        x: f32,
+    ) -> [__m256; 2] {
+        let (x, mut out) = (self.splat(x), sum);
+        for half in 0..2 {
+            let dots = proven!(self, _mm256_cvtepi32_ps(dots[half]));
+            out[half] = self.fma(dots, self.mul(w[half], x), sum[half]);
+        }
+        out
     }
 
     #[inline(always)]
-    fn scale_by(self, w: __m256, x: f32) -> __m256 {
-        proven!(self, _mm256_mul_ps(w, _mm256_set1_ps(x)))
-    }
-
-    #[inline(always)]
-    fn dot_zero(self) -> __m256 {
-        proven!(self, _mm256_setzero_ps())
-    }
-
-    #[inline(always)]
-    fn dot_i8(self, sum: __m256, w: __m256i, (x, _): Self::Int8X, scale: __m256) -> __m256 {
-        proven!(self, {
-            // The instructions take one unsigned side: |w|, with the sign of w moved to x. |-128| is 128 as an unsigned
-            // byte, and x is within ±127, so nothing is lost and pairs stay within 2 · 128 · 127 < 2¹⁵.
-            let (unsigned, signed) = (_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-            let dot = if VNNI {
-                _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), unsigned, signed)
-            } else {
-                _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned, signed), _mm256_set1_epi16(1))
-            };
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
-        })
-    }
-
-    #[inline(always)]
-    fn dot_u4(self, sum: __m256, w: __m256i, (x, minus_8): Self::Int8X, scale: __m256) -> __m256 {
-        proven!(self, {
-            let dot = if VNNI {
-                _mm256_dpbusd_avx_epi32(minus_8, w, x)
-            } else {
-                // Pairs stay within 2 · 15 · 127.
-                let pairs = _mm256_maddubs_epi16(w, x);
-                _mm256_add_epi32(minus_8, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-            };
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
-        })
+    fn panel_store(self, sum: [__m256; 2], out: &mut [f32; PANEL]) {
+        for (sum, out) in sum.into_iter().zip(out.as_chunks_mut().0) {
+            self.store(sum, out);
+        }
     }
 
     #[inline(always)]
@@ -240,11 +287,6 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
             self,
             _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(ahead).cast())
         );
-    }
-
-    #[inline(always)]
-    fn dot_sum(self, sum: __m256) -> f32 {
-        self.sum(sum)
     }
 
     #[inline(always)]
@@ -269,18 +311,5 @@ pub(super) unsafe fn sum_256(a: __m256) -> f32 {
         let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
         let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
         _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
-    }
-}
-
-/// The 32 values of a Q4 block, 0..=15: low halves of the bytes, then high halves.
-///
-/// # Safety
-/// The CPU has AVX2.
-#[inline(always)]
-pub(super) unsafe fn unpack_u4(q: __m128i) -> __m256i {
-    // SAFETY: by the caller's word the CPU has AVX2.
-    unsafe {
-        let q = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(q), _mm_srli_epi16::<4>(q));
-        _mm256_and_si256(q, _mm256_set1_epi8(15))
     }
 }

@@ -1,6 +1,6 @@
 //! x86-64 with AVX-512 F, BW, VL and VNNI: sixteen floats per vector, and masks for what is shorter.
 //!
-//! Int8 blocks stay 32 bytes wide, so their dot product uses the 256-bit form of the VNNI instruction.
+//! One vector holds four bytes of each row of a panel, one instruction multiplies them with four activations.
 #![allow(
     unsafe_code,
     reason = "vendor intrinsics; a value of `Avx512` proves that the CPU has them"
@@ -8,11 +8,11 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{sum_256, unpack_u4};
+use super::avx2::sum_256;
 use super::{Isa, lanes, table};
-use crate::BLOCK;
 use crate::cpu::table::Table;
-use crate::quant::Int8Block;
+use crate::quant::{Int8Block, SCALE_BYTES};
+use crate::{BLOCK, PANEL};
 
 /// AVX-512 F, BW, VL and VNNI, beside AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -70,15 +70,11 @@ fn first_lanes(n: usize) -> __mmask16 {
 
 impl Isa for Avx512 {
     type F32 = __m512;
-    type Int8 = __m256i;
-    type Nibbles = __m256i;
-    /// The bytes, and in lane `j` minus 8 times the sum of elements `4j..4j+4`.
-    type Int8X = (__m256i, __m256i);
-    type Scale = __m256;
-    /// Lane `j` holds the part of elements `4j..4j+4` of every block.
-    type Dot = __m256;
+    type Integers = __m512i;
+    type PanelF32 = __m512;
     lanes!(16);
     const TOKENS: usize = 4;
+    const PANEL_TOKENS: usize = 8;
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m512 {
@@ -197,63 +193,81 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn load_i8(self, q: &[u8; BLOCK]) -> __m256i {
-        proven!(self, _mm256_loadu_si256(q.as_ptr().cast()))
+    fn dot_q8<const T: usize>(
+        self,
+        codes: &[u8; PANEL * BLOCK],
+        x: [&Int8Block; T],
+        sums: [i32; T],
+    ) -> [__m512i; T] {
+        // The codes are 128 too large, which adds 128 times the sum of the activations.
+        let mut dots = [proven!(self, _mm512_setzero_si512()); T];
+        for t in 0..T {
+            dots[t] = proven!(self, _mm512_set1_epi32(-128 * sums[t]));
+        }
+        for (quad, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
+            let w = proven!(self, _mm512_loadu_si512(codes.as_ptr().cast()));
+            for t in 0..T {
+                dots[t] = proven!(
+                    self,
+                    _mm512_dpbusd_epi32(dots[t], w, _mm512_set1_epi32(x[t].quad(quad)))
+                );
+            }
+        }
+        dots
     }
 
     #[inline(always)]
-    fn load_u4(self, q: &[u8; BLOCK / 2]) -> __m256i {
-        proven!(self, unpack_u4(_mm_loadu_si128(q.as_ptr().cast())))
+    fn dot_q4<const T: usize>(
+        self,
+        codes: &[u8; PANEL * BLOCK / 2],
+        x: [&Int8Block; T],
+        sums: [i32; T],
+    ) -> [__m512i; T] {
+        let mut dots = [proven!(self, _mm512_setzero_si512()); T];
+        for t in 0..T {
+            dots[t] = proven!(self, _mm512_set1_epi32(-8 * sums[t]));
+        }
+        for (pair, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
+            let (low, high) = proven!(self, {
+                let (both, mask) = (
+                    _mm512_loadu_si512(codes.as_ptr().cast()),
+                    _mm512_set1_epi8(15),
+                );
+                (
+                    _mm512_and_si512(both, mask),
+                    _mm512_and_si512(_mm512_srli_epi16::<4>(both), mask),
+                )
+            });
+            for t in 0..T {
+                dots[t] = proven!(self, {
+                    let x = [x[t].quad(2 * pair), x[t].quad(2 * pair + 1)];
+                    let dots = _mm512_dpbusd_epi32(dots[t], low, _mm512_set1_epi32(x[0]));
+                    _mm512_dpbusd_epi32(dots, high, _mm512_set1_epi32(x[1]))
+                });
+            }
+        }
+        dots
     }
 
     #[inline(always)]
-    fn u4_to_i8(self, w: __m256i) -> __m256i {
-        proven!(self, _mm256_sub_epi8(w, _mm256_set1_epi8(8)))
+    fn panel_scales(self, bits: &[u8; SCALE_BYTES]) -> __m512 {
+        self.load_f16(bits)
     }
 
     #[inline(always)]
-    fn load_x(self, x: &Int8Block) -> Self::Int8X {
-        proven!(self, {
-            let x = _mm256_load_si256(x.0.as_ptr().cast());
-            let eight = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(8), x);
-            (x, _mm256_sub_epi32(_mm256_setzero_si256(), eight))
-        })
+    fn panel_zero(self) -> __m512 {
+        self.splat(0.0)
     }
 
     #[inline(always)]
-    fn scale(self, bits: &[u8; 2]) -> __m256 {
-        proven!(
-            self,
-            _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(*bits)))
-        )
+    fn panel_add(self, sum: __m512, dots: __m512i, w: __m512, x: f32) -> __m512 {
+        let dots = proven!(self, _mm512_cvtepi32_ps(dots));
+        self.fma(dots, self.mul(w, self.splat(x)), sum)
     }
 
     #[inline(always)]
-    fn scale_by(self, w: __m256, x: f32) -> __m256 {
-        proven!(self, _mm256_mul_ps(w, _mm256_set1_ps(x)))
-    }
-
-    #[inline(always)]
-    fn dot_zero(self) -> __m256 {
-        proven!(self, _mm256_setzero_ps())
-    }
-
-    #[inline(always)]
-    fn dot_i8(self, sum: __m256, w: __m256i, (x, _): Self::Int8X, scale: __m256) -> __m256 {
-        proven!(self, {
-            // The unsigned side is |w|, the sign of w moves to x; exact because x is within ±127 (see `avx2`).
-            let (unsigned, signed) = (_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-            let dot = _mm256_dpbusd_epi32(_mm256_setzero_si256(), unsigned, signed);
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
-        })
-    }
-
-    #[inline(always)]
-    fn dot_u4(self, sum: __m256, w: __m256i, (x, minus_8): Self::Int8X, scale: __m256) -> __m256 {
-        proven!(self, {
-            let dot = _mm256_dpbusd_epi32(minus_8, w, x);
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
-        })
+    fn panel_store(self, sum: __m512, out: &mut [f32; PANEL]) {
+        self.store(sum, out);
     }
 
     #[inline(always)]
@@ -263,11 +277,6 @@ impl Isa for Avx512 {
             self,
             _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(ahead).cast())
         );
-    }
-
-    #[inline(always)]
-    fn dot_sum(self, sum: __m256) -> f32 {
-        proven!(self, sum_256(sum))
     }
 
     #[inline(always)]

@@ -2,9 +2,9 @@
 #![allow(unsafe_code, reason = "only what the shared table macro expands to")]
 
 use super::{Isa, lanes, table};
-use crate::BLOCK;
 use crate::cpu::table::Table;
-use crate::quant::Int8Block;
+use crate::quant::{Int8Block, SCALE_BYTES};
+use crate::{BLOCK, PANEL};
 
 /// No instruction set in particular.
 #[derive(Clone, Copy, Debug)]
@@ -59,14 +59,11 @@ fn widen(half: u16) -> f32 {
 
 impl Isa for Generic {
     type F32 = [f32; 8];
-    type Int8 = [i8; BLOCK];
-    type Nibbles = [i8; BLOCK];
-    type Int8X = [i8; BLOCK];
-    type Scale = f32;
-    /// Lane `j` holds the part of elements `j`, `j + 8`, `j + 16` and `j + 24` of every block.
-    type Dot = [f32; 8];
+    type Integers = [i32; PANEL];
+    type PanelF32 = [f32; PANEL];
     lanes!(8);
     const TOKENS: usize = 2;
+    const PANEL_TOKENS: usize = 4;
 
     #[inline(always)]
     fn splat(self, v: f32) -> [f32; 8] {
@@ -170,66 +167,79 @@ impl Isa for Generic {
     }
 
     #[inline(always)]
-    fn load_i8(self, q: &[u8; BLOCK]) -> [i8; BLOCK] {
-        q.map(|q| q as i8)
+    fn dot_q8<const T: usize>(
+        self,
+        codes: &[u8; PANEL * BLOCK],
+        x: [&Int8Block; T],
+        _: [i32; T],
+    ) -> [[i32; PANEL]; T] {
+        let mut dots = [[0; PANEL]; T];
+        for (quad, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
+            let mut w = [0; 64];
+            for (w, code) in w.iter_mut().zip(codes) {
+                *w = (code ^ 0x80) as i8;
+            }
+            for t in 0..T {
+                add_quads(&mut dots[t], &w, &x[t].0.as_chunks().0[quad]);
+            }
+        }
+        dots
     }
 
     #[inline(always)]
-    fn load_u4(self, q: &[u8; BLOCK / 2]) -> [i8; BLOCK] {
-        let mut out = [0; BLOCK];
-        let (low, high) = out.split_at_mut(BLOCK / 2);
-        for ((low, high), q) in low.iter_mut().zip(high).zip(q) {
-            (*low, *high) = ((q & 15) as i8, (q >> 4) as i8);
+    fn dot_q4<const T: usize>(
+        self,
+        codes: &[u8; PANEL * BLOCK / 2],
+        x: [&Int8Block; T],
+        _: [i32; T],
+    ) -> [[i32; PANEL]; T] {
+        let mut dots = [[0; PANEL]; T];
+        for (pair, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
+            let (mut low, mut high) = ([0; 64], [0; 64]);
+            for (i, codes) in codes.iter().enumerate() {
+                (low[i], high[i]) = ((codes & 15) as i8 - 8, (codes >> 4) as i8 - 8);
+            }
+            for t in 0..T {
+                let x = x[t].0.as_chunks().0;
+                add_quads(&mut dots[t], &low, &x[2 * pair]);
+                add_quads(&mut dots[t], &high, &x[2 * pair + 1]);
+            }
+        }
+        dots
+    }
+
+    #[inline(always)]
+    fn panel_scales(self, bits: &[u8; SCALE_BYTES]) -> [f32; PANEL] {
+        let mut out = [0.0; PANEL];
+        for (out, bits) in out.iter_mut().zip(bits.as_chunks().0) {
+            *out = widen(u16::from_le_bytes(*bits));
         }
         out
     }
 
     #[inline(always)]
-    fn u4_to_i8(self, w: [i8; BLOCK]) -> [i8; BLOCK] {
-        w.map(|w| w - 8)
+    fn panel_zero(self) -> [f32; PANEL] {
+        [0.0; PANEL]
     }
 
     #[inline(always)]
-    fn load_x(self, x: &Int8Block) -> [i8; BLOCK] {
-        x.0
-    }
-
-    #[inline(always)]
-    fn scale(self, bits: &[u8; 2]) -> f32 {
-        widen(u16::from_le_bytes(*bits))
-    }
-
-    #[inline(always)]
-    fn scale_by(self, w: f32, x: f32) -> f32 {
-        w * x
-    }
-
-    #[inline(always)]
-    fn dot_zero(self) -> [f32; 8] {
-        [0.0; 8]
-    }
-
-    #[inline(always)]
-    fn dot_i8(self, sum: [f32; 8], w: [i8; BLOCK], x: [i8; BLOCK], scale: f32) -> [f32; 8] {
+    fn panel_add(
+        self,
+        sum: [f32; PANEL],
+        dots: [i32; PANEL],
+        w: [f32; PANEL],
+        x: f32,
+    ) -> [f32; PANEL] {
         let mut out = sum;
-        for (j, out) in out.iter_mut().enumerate() {
-            // Two products of at most 128 · 127 fit into 16 bits.
-            let product = |i: usize| i16::from(w[i]) * i16::from(x[i]);
-            let dot = i32::from(product(j) + product(j + 8))
-                + i32::from(product(j + 16) + product(j + 24));
-            *out += dot as f32 * scale;
+        for i in 0..PANEL {
+            out[i] += dots[i] as f32 * (w[i] * x);
         }
         out
     }
 
     #[inline(always)]
-    fn dot_u4(self, sum: [f32; 8], w: [i8; BLOCK], x: [i8; BLOCK], scale: f32) -> [f32; 8] {
-        self.dot_i8(sum, self.u4_to_i8(w), x, scale)
-    }
-
-    #[inline(always)]
-    fn dot_sum(self, sum: [f32; 8]) -> f32 {
-        self.sum(sum)
+    fn panel_store(self, sum: [f32; PANEL], out: &mut [f32; PANEL]) {
+        *out = sum;
     }
 
     #[inline(always)]
@@ -237,6 +247,16 @@ impl Isa for Generic {
         for (o, v) in out.iter_mut().zip(v) {
             *o = v as i8;
         }
+    }
+}
+
+/// Adds the products of four bytes of every row with four activations.
+#[inline(always)]
+fn add_quads(dots: &mut [i32; PANEL], w: &[i8; 4 * PANEL], x: &[i8; 4]) {
+    for (dot, w) in dots.iter_mut().zip(w.as_chunks::<4>().0) {
+        // Two products of at most 128 · 127 fit into 16 bits.
+        let product = |i: usize| i16::from(w[i]) * i16::from(x[i]);
+        *dot += i32::from(product(0) + product(1)) + i32::from(product(2) + product(3));
     }
 }
 

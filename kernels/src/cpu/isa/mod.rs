@@ -21,10 +21,9 @@ pub(crate) use neon::Base;
 #[cfg(all(test, target_arch = "x86_64"))]
 pub(crate) use {avx2::Avx2, avx512::Avx512};
 
-use crate::BLOCK;
-use crate::cpu::matmul_int8::{self, BlockFormat, Int8Row};
 use crate::cpu::table::Table;
-use crate::quant::Int8Block;
+use crate::quant::{Int8Block, SCALE_BYTES};
+use crate::{BLOCK, PANEL};
 
 /// The SIMD tables that this CPU can run, best first.
 pub(crate) fn tables() -> impl Iterator<Item = &'static Table> {
@@ -54,16 +53,10 @@ pub(crate) fn tables() -> impl Iterator<Item = &'static Table> {
 pub(crate) trait Isa: Copy {
     /// `LANES` floats.
     type F32: Copy;
-    /// One block of 32 signed bytes of weights.
-    type Int8: Copy;
-    /// One block of 32 weights of four bits, each in a byte and still 8 too large.
-    type Nibbles: Copy;
-    /// One block of 32 activations, and what [`Isa::dot_u4`] wants to know of it.
-    type Int8X: Copy;
-    /// Partial sums of an int8 dot product, already scaled to floats.
-    type Dot: Copy;
-    /// The scale of a block, in every lane of a `Dot`.
-    type Scale: Copy;
+    /// The exact integer sums of a block, one per row of a panel.
+    type Integers: Copy;
+    /// A float per row of a panel: scales, or sums over blocks.
+    type PanelF32: Copy;
 
     /// `[f32; LANES]`
     type Chunk: Copy + AsRef<[f32]> + AsMut<[f32]>;
@@ -76,6 +69,8 @@ pub(crate) trait Isa: Copy {
     const LANES: usize;
     /// Tokens per register tile of a matrix product, beside 4 rows: 4 × 4 sums need 32 registers, 4 × 2 fit 16.
     const TOKENS: usize;
+    /// Tokens per register tile of a product with a panel of quantized weights: a power of two up to 8.
+    const PANEL_TOKENS: usize;
     /// Zeros in memory.
     const ZEROS: Self::Chunk;
 
@@ -123,33 +118,35 @@ pub(crate) trait Isa: Copy {
     /// Sum of the lanes.
     fn sum(self, a: Self::F32) -> f32;
 
-    /// Reads 32 signed bytes.
-    fn load_i8(self, q: &[u8; BLOCK]) -> Self::Int8;
-    /// Unpacks the 32 values of a [`Format::Q4`](crate::Format::Q4) block, 0..=15.
-    fn load_u4(self, q: &[u8; BLOCK / 2]) -> Self::Nibbles;
-    /// The values -8..=7.
-    fn u4_to_i8(self, w: Self::Nibbles) -> Self::Int8;
-    /// Reads 32 activations.
-    fn load_x(self, x: &Int8Block) -> Self::Int8X;
-    /// Widens the f16 scale of a block of weights.
-    fn scale(self, bits: &[u8; 2]) -> Self::Scale;
-    /// The scale of a block of weights times that of a block of activations.
-    fn scale_by(self, w: Self::Scale, x: f32) -> Self::Scale;
-    /// No sum yet.
-    fn dot_zero(self) -> Self::Dot;
-    /// Adds `scale · (w · x)`, where the bytes of `x` are within ±127; the integer part is exact.
-    fn dot_i8(self, sum: Self::Dot, w: Self::Int8, x: Self::Int8X, scale: Self::Scale)
-    -> Self::Dot;
-    /// Adds `scale · ((w - 8) · x)`, with the same bits as [`dot_i8`](Self::dot_i8) on [`u4_to_i8`](Self::u4_to_i8).
-    fn dot_u4(
+    /// The dot products of a block of a [`Format::Q8`](crate::Format::Q8) panel with the same block of `T` tokens, whose bytes are
+    /// within ±127 and sum up to `sums`.
+    fn dot_q8<const T: usize>(
         self,
-        sum: Self::Dot,
-        w: Self::Nibbles,
-        x: Self::Int8X,
-        scale: Self::Scale,
-    ) -> Self::Dot;
-    /// The total.
-    fn dot_sum(self, sum: Self::Dot) -> f32;
+        codes: &[u8; PANEL * BLOCK],
+        x: [&Int8Block; T],
+        sums: [i32; T],
+    ) -> [Self::Integers; T];
+    /// As [`dot_q8`](Self::dot_q8), for [`Format::Q4`](crate::Format::Q4).
+    fn dot_q4<const T: usize>(
+        self,
+        codes: &[u8; PANEL * BLOCK / 2],
+        x: [&Int8Block; T],
+        sums: [i32; T],
+    ) -> [Self::Integers; T];
+    /// Widens the f16 scales of a block.
+    fn panel_scales(self, bits: &[u8; SCALE_BYTES]) -> Self::PanelF32;
+    /// Zeros.
+    fn panel_zero(self) -> Self::PanelF32;
+    /// Per row: `dots · (w · x) + sum`.
+    fn panel_add(
+        self,
+        sum: Self::PanelF32,
+        dots: Self::Integers,
+        w: Self::PanelF32,
+        x: f32,
+    ) -> Self::PanelF32;
+    /// Writes one float per row.
+    fn panel_store(self, sum: Self::PanelF32, out: &mut [f32; PANEL]);
     /// Writes `v`, integral and within ±127, as `LANES` bytes.
     fn store_i8(self, v: Self::F32, out: &mut [i8]);
 
@@ -182,18 +179,6 @@ pub(crate) trait Isa: Copy {
         let mut chunk = Self::ZEROS;
         self.store(v, &mut chunk);
         chunk.as_ref()[0]
-    }
-
-    /// The products of `R` rows of quantized weights with `T` rows of activations.
-    ///
-    /// An instruction set with a matrix instruction replaces this.
-    #[inline(always)]
-    fn int8_tile<W: BlockFormat, const R: usize, const T: usize>(
-        self,
-        w: [&[W::Block]; R],
-        x: [Int8Row<'_>; T],
-    ) -> [[f32; T]; R] {
-        matmul_int8::int8_tile::<Self, W, R, T>(self, w, x)
     }
 }
 
@@ -267,7 +252,7 @@ macro_rules! table {
             matmul_q4: entry!($isa, $features, matmul_int8::matmul_int8::<$isa, Q4>,
                 (w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>)),
             quantize: entry!($isa, $features, matmul_int8::quantize,
-                (x: &[f32], out: &mut [Int8Block], scales: &mut [f32])),
+                (x: &[f32], out: &mut [Int8Block], scales: &mut [f32], sums: &mut [i32])),
             attention: entry!($isa, $features, attention::attention,
                 (q: &[f32], q_positions: &[u32], shape: AttentionShape, kv: &dyn KvSource, out: &mut Band<'_>)),
             rms_norm: entry!($isa, $features, elementwise::rms_norm,
