@@ -385,8 +385,8 @@ fn numbers_that_are_none_are_refused() {
     for (format, tensor, what) in [
         (Format::F32, "model.norm.weight", "value 3"),
         (Format::F16, Q_PROJ, "value 3"),
-        (Format::Q8, Q_PROJ, "block 3"),
-        (Format::Q4, Q_PROJ, "block 3"),
+        (Format::Q8, Q_PROJ, "the scale of block 0 in row 3"),
+        (Format::Q4, Q_PROJ, "the scale of block 0 in row 3"),
     ] {
         let file = bundle(format);
         let start = header_bytes(&file);
@@ -398,8 +398,7 @@ fn numbers_that_are_none_are_refused() {
             .bytes();
         let unit = match format {
             Format::F32 => 4,
-            Format::F16 => 2,
-            _ => format.row_bytes(32),
+            _ => 2,
         };
         let mut data = file[start..].to_vec();
         let mut header: Value = serde_json::from_slice(&file[8..start]).unwrap();

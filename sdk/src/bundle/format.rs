@@ -3,7 +3,7 @@
 //! ```text
 //! length   u64 LE
 //! {"__metadata__":{"crc":"xxxxxxxx",     crc32 of length and header with these eight digits taken as zeros
-//!    "format":"skimstone", "version":"1",
+//!    "format":"skimstone", "version":"2",
 //!    "config", "reasoning", "provenance", "generation", "special_tokens":   JSON in a string
 //!    "layouts":    {"<tensor>":{"layout":"q8","shape":[rows,cols]}}   logical shape of packed blocks
 //!    "checksums":  {"<tensor>":"xxxxxxxx"}                             crc32 of each tensor's bytes
@@ -23,7 +23,7 @@ use super::header::Dtype;
 pub(crate) const ALIGNMENT: usize = 64;
 
 /// The version that this crate writes, and the only one that it reads.
-pub(crate) const VERSION: &str = "1";
+pub(crate) const VERSION: &str = "2";
 
 /// The value of `format` in the metadata.
 pub(crate) const FORMAT_NAME: &str = "skimstone";

@@ -413,7 +413,7 @@ fn packed_format(entry: &Entry, layout: &Layout) -> Result<Format> {
             ),
         ));
     };
-    // `row_bytes` multiplies; a column count that the file cannot hold is refused before it is asked.
+    // `panel_bytes` multiplies; a column count that the file cannot hold is refused before it is asked.
     if cols > entry.range.len().saturating_mul(BLOCK) {
         let message = format!(
             "layout has {cols} columns, file has {} bytes",
@@ -421,13 +421,13 @@ fn packed_format(entry: &Entry, layout: &Layout) -> Result<Format> {
         );
         return Err(Error::new(ErrorKind::Shape, message));
     }
-    let row_bytes = format.row_bytes(cols);
-    if entry.dtype != Dtype::U8 || entry.shape != [rows, row_bytes] {
+    let stored = [format.panels(rows), format.panel_bytes(cols)];
+    if entry.dtype != Dtype::U8 || entry.shape != stored {
         let message = format!(
             "{} {:?} needs U8 {:?}, file has {} {:?}",
             layout.layout,
             layout.shape,
-            [rows, row_bytes],
+            stored,
             entry.dtype.name(),
             entry.shape
         );

@@ -1,7 +1,7 @@
 //! [`Bundle::verify`]: are the tensor data those that were written, and are they numbers?
 
 use half::f16;
-use skimstone_kernels::{BLOCK, Format};
+use skimstone_kernels::{Format, quant};
 
 use super::{Bundle, TensorInfo, as_f32s, format};
 use crate::error::{Error, ErrorKind, Result};
@@ -33,39 +33,33 @@ fn verify(info: &TensorInfo, bytes: &[u8]) -> Result<()> {
         )
         .with_hint("the file is damaged; copy or export it again"));
     }
-    if let Some(format) = info.format
-        && let Some(index) = first_non_finite(format, bytes)
-    {
-        let what = if format.is_quantized() {
-            "block"
-        } else {
-            "value"
-        };
-        return Err(Error::new(
-            ErrorKind::NonFinite,
-            format!("{what} {index} is not a finite number"),
-        ));
+    if let Some(place) = first_non_finite(info, bytes) {
+        let message = format!("{place} is not a finite number");
+        return Err(Error::new(ErrorKind::NonFinite, message));
     }
     Ok(())
 }
 
-/// The index of the first value (or block scale) that is NaN or infinite.
-fn first_non_finite(format: Format, bytes: &[u8]) -> Option<usize> {
-    let is_finite = |le: &[u8; 2]| f16::from_le_bytes(*le).is_finite();
+/// Where the first value (or block scale) is that is NaN or infinite.
+fn first_non_finite(info: &TensorInfo, bytes: &[u8]) -> Option<String> {
+    let format = info.format?;
+    let value = |index: usize| format!("value {index}");
     match format {
-        Format::F32 => as_f32s(bytes)?.iter().position(|value| !value.is_finite()),
+        Format::F32 => as_f32s(bytes)?
+            .iter()
+            .position(|value| !value.is_finite())
+            .map(value),
         Format::F16 => bytes
             .as_chunks::<2>()
             .0
             .iter()
-            .position(|value| !is_finite(value)),
-        // A block begins with its f16 scale.
-        _ => bytes
-            .chunks_exact(format.row_bytes(BLOCK))
-            .position(|block| {
-                block
-                    .first_chunk::<2>()
-                    .is_some_and(|scale| !is_finite(scale))
-            }),
+            .position(|bits| !f16::from_le_bytes(*bits).is_finite())
+            .map(value),
+        _ => {
+            let cols = *info.shape.last()?;
+            let (panel, block, lane) = quant::first_bad_scale(format, cols, bytes)?;
+            let row = panel * format.panel_rows() + lane;
+            Some(format!("the scale of block {block} in row {row}"))
+        }
     }
 }

@@ -220,7 +220,7 @@ impl<W: Write + Seek> BundleWriter<W> {
         })
     }
 
-    /// Writes the next tensor from rows that `fill` computes, in its declared format. One row is in memory at a time.
+    /// Writes the next tensor from rows that `fill` computes, in its declared format. One panel of it is in memory at a time.
     ///
     /// # Errors
     /// As [`write_f32`](Self::write_f32), and whatever `fill` returns.
@@ -232,17 +232,24 @@ impl<W: Write + Seek> BundleWriter<W> {
         let weight = self.expect_weight(name)?;
         let mut values = std::mem::take(&mut self.row);
         let mut packed = std::mem::take(&mut self.packed);
-        values.resize(weight.cols, 0.0);
-        packed.resize(weight.format.row_bytes(weight.cols), 0);
+        let (format, cols) = (weight.format, weight.cols);
+        values.resize(format.panel_rows() * cols, 0.0);
+        packed.resize(format.panel_bytes(cols), 0);
         let mut hasher = crc32fast::Hasher::new();
-        let mut write = |row: usize| {
-            fill(row, &mut values)?;
-            pack(weight.format, &values, &mut packed)?;
+        for first in (0..weight.rows).step_by(format.panel_rows()) {
+            let rows = format.panel_rows().min(weight.rows - first);
+            let values = &mut values[..rows * cols];
+            for lane in 0..rows {
+                let row = first + lane;
+                let values = &mut values[lane * cols..][..cols];
+                fill(row, values)
+                    .and_then(|()| check_finite(values))
+                    .map_err(|error| error.at(format_args!("tensor `{name}`: row {row}")))?;
+            }
+            pack(format, cols, first, values, &mut packed)
+                .map_err(|error| error.at(format_args!("tensor `{name}`")))?;
             hasher.update(&packed);
-            self.put(&packed)
-        };
-        for row in 0..weight.rows {
-            write(row).map_err(|error| error.at(format_args!("tensor `{name}`: row {row}")))?;
+            self.put(&packed)?;
         }
         (self.row, self.packed) = (values, packed);
         self.slots[self.next].crc = hasher.finalize();
@@ -382,18 +389,40 @@ impl<W: Write + Seek> BundleWriter<W> {
     }
 }
 
-/// Packs one row and refuses what would not come back as finite numbers.
-fn pack(format: Format, values: &[f32], packed: &mut [u8]) -> Result<()> {
-    if let Some(col) = values.iter().position(|value| !value.is_finite()) {
-        return Err(Error::new(
+fn check_finite(row: &[f32]) -> Result<()> {
+    match row.iter().position(|value| !value.is_finite()) {
+        Some(col) => Err(Error::new(
             ErrorKind::NonFinite,
-            format!("column {col} is {}", values[col]),
-        ));
+            format!("column {col} is {}", row[col]),
+        )),
+        None => Ok(()),
     }
-    quant::pack_row(format, values, packed).map_err(|error| match error {
-        KernelError::Value { .. } => Error::new(ErrorKind::NonFinite, error.to_string())
-            .with_hint("use f32")
-            .with_source(error),
+}
+
+/// Packs the rows of a panel, the first of which is row `first`, and refuses what would not come back as finite numbers.
+fn pack(
+    format: Format,
+    cols: usize,
+    first: usize,
+    values: &[f32],
+    packed: &mut [u8],
+) -> Result<()> {
+    quant::pack_panel(format, cols, values, packed).map_err(|error| match error {
+        KernelError::Value {
+            index,
+            value,
+            format,
+        } => {
+            let (row, index) = (first + index / cols, index % cols);
+            let error = KernelError::Value {
+                index,
+                value,
+                format,
+            };
+            Error::new(ErrorKind::NonFinite, format!("row {row}: {error}"))
+                .with_hint("use f32")
+                .with_source(error)
+        }
         error => error.into(),
     })
 }
@@ -435,8 +464,8 @@ fn lay_out(spec: &BundleSpec, tensors: &[TensorDecl]) -> Result<Vec<Slot>> {
         };
     for decl in tensors {
         let (rows, cols) = decl.rows_cols()?;
-        let row_bytes = decl.format.row_bytes(cols);
-        let bytes = rows.checked_mul(row_bytes).ok_or_else(|| {
+        let stored = [decl.format.panels(rows), decl.format.panel_bytes(cols)];
+        let bytes = stored[0].checked_mul(stored[1]).ok_or_else(|| {
             let message = format!(
                 "{} {:?} overflows the address space",
                 decl.format.name(),
@@ -445,7 +474,7 @@ fn lay_out(spec: &BundleSpec, tensors: &[TensorDecl]) -> Result<Vec<Slot>> {
             Error::new(ErrorKind::Shape, message).at(format_args!("tensor `{}`", decl.name))
         })?;
         let shape = if decl.format.is_quantized() {
-            vec![rows, row_bytes]
+            stored.to_vec()
         } else {
             decl.shape.clone()
         };

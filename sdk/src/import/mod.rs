@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Everything is checked before the first byte is written, and the bundle gets its name when it is whole. Weights stream row by
-//! row from the mapped source: besides the map, memory holds one row and the write buffer, whatever the size of the model.
+//! row from the mapped source: besides the map, memory holds 16 rows and the write buffer, whatever the size of the model.
 
 mod checkpoint;
 mod reasoning;

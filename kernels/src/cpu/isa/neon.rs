@@ -10,10 +10,9 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::{Isa, lanes, table};
-use crate::BLOCK;
-use crate::cpu::matmul_int8::{self, BlockFormat, Int8Row};
 use crate::cpu::table::Table;
-use crate::quant::Int8Block;
+use crate::quant::{Int8Block, SCALE_BYTES};
+use crate::{BLOCK, PANEL};
 
 /// NEON, and what `LEVEL` adds.
 #[derive(Clone, Copy, Debug)]
@@ -74,19 +73,14 @@ macro_rules! proven {
     }};
 }
 
-/// 32 bytes in two registers.
-type Int8 = [int8x16_t; 2];
-
 impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     type F32 = float32x4_t;
-    type Int8 = Int8;
-    type Nibbles = Int8;
-    /// The bytes, and minus 8 times their sum, spread over the lanes as `dot_u4` spreads it.
-    type Int8X = (Int8, int32x4_t);
-    type Scale = float32x4_t;
-    type Dot = float32x4_t;
+    /// Rows 0 to 3, 4 to 7, 8 to 11, 12 to 15.
+    type Integers = [int32x4_t; 4];
+    type PanelF32 = [float32x4_t; 4];
     lanes!(4);
     const TOKENS: usize = 4;
+    const PANEL_TOKENS: usize = 4;
 
     #[inline(always)]
     fn splat(self, v: f32) -> float32x4_t {
@@ -189,90 +183,93 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     }
 
     #[inline(always)]
-    fn load_i8(self, q: &[u8; BLOCK]) -> Int8 {
-        proven!(self, {
-            let q = q.as_ptr().cast();
-            [vld1q_s8(q), vld1q_s8(q.add(16))]
-        })
-    }
-
-    #[inline(always)]
-    fn load_u4(self, q: &[u8; BLOCK / 2]) -> Int8 {
-        proven!(self, {
-            let q = vld1q_u8(q.as_ptr());
-            let (low, high) = (vandq_u8(q, vdupq_n_u8(15)), vshrq_n_u8::<4>(q));
-            [vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(high)]
-        })
-    }
-
-    #[inline(always)]
-    fn u4_to_i8(self, w: Int8) -> Int8 {
-        proven!(
-            self,
-            [vsubq_s8(w[0], vdupq_n_s8(8)), vsubq_s8(w[1], vdupq_n_s8(8))]
-        )
-    }
-
-    #[inline(always)]
-    fn load_x(self, x: &Int8Block) -> Self::Int8X {
-        proven!(self, {
-            let x = [vld1q_s8(x.0.as_ptr()), vld1q_s8(x.0.as_ptr().add(16))];
-            let minus_8 = vdupq_n_s8(-8);
-            (x, self.dot_int(vdupq_n_s32(0), [minus_8, minus_8], x))
-        })
-    }
-
-    #[inline(always)]
-    fn scale(self, bits: &[u8; 2]) -> float32x4_t {
-        proven!(self, {
-            let half = vdup_n_u16(u16::from_le_bytes(*bits));
-            let wide: float32x4_t;
-            asm!("fcvtl {wide:v}.4s, {half:v}.4h", wide = lateout(vreg) wide, half = in(vreg) half,
-                options(pure, nomem, nostack, preserves_flags));
-            wide
-        })
-    }
-
-    #[inline(always)]
-    fn scale_by(self, w: float32x4_t, x: f32) -> float32x4_t {
-        proven!(self, vmulq_n_f32(w, x))
-    }
-
-    #[inline(always)]
-    fn dot_zero(self) -> float32x4_t {
-        self.splat(0.0)
-    }
-
-    #[inline(always)]
-    fn dot_i8(
+    fn dot_q8<const T: usize>(
         self,
-        sum: float32x4_t,
-        w: Int8,
-        (x, _): Self::Int8X,
-        scale: float32x4_t,
-    ) -> float32x4_t {
-        proven!(
-            self,
-            vfmaq_f32(
-                sum,
-                vcvtq_f32_s32(self.dot_int(vdupq_n_s32(0), w, x)),
-                scale
-            )
-        )
+        codes: &[u8; PANEL * BLOCK],
+        x: [&Int8Block; T],
+        _: [i32; T],
+    ) -> [[int32x4_t; 4]; T] {
+        let quads = codes.as_chunks::<16>().0;
+        let mut dots = [[proven!(self, vdupq_n_s32(0)); 4]; T];
+        for rows in 0..4 {
+            let mut w = [proven!(self, vdupq_n_s8(0)); 8];
+            for quad in 0..8 {
+                w[quad] = proven!(self, {
+                    let codes = vld1q_u8(quads[4 * quad + rows].as_ptr());
+                    vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(0x80)))
+                });
+            }
+            let of_rows = self.dot_rows(w, x);
+            for t in 0..T {
+                dots[t][rows] = of_rows[t];
+            }
+        }
+        dots
     }
 
     #[inline(always)]
-    fn dot_u4(
+    fn dot_q4<const T: usize>(
         self,
-        sum: float32x4_t,
-        w: Int8,
-        (x, minus_8): Self::Int8X,
-        scale: float32x4_t,
-    ) -> float32x4_t {
-        proven!(
-            self,
-            vfmaq_f32(sum, vcvtq_f32_s32(self.dot_int(minus_8, w, x)), scale)
-        )
+        codes: &[u8; PANEL * BLOCK / 2],
+        x: [&Int8Block; T],
+        _: [i32; T],
+    ) -> [[int32x4_t; 4]; T] {
+        let quads = codes.as_chunks::<16>().0;
+        let mut dots = [[proven!(self, vdupq_n_s32(0)); 4]; T];
+        for rows in 0..4 {
+            let mut w = [proven!(self, vdupq_n_s8(0)); 8];
+            for pair in 0..4 {
+                proven!(self, {
+                    let (codes, eight) = (vld1q_u8(quads[4 * pair + rows].as_ptr()), vdupq_n_s8(8));
+                    let low = vandq_u8(codes, vdupq_n_u8(15));
+                    let high = vshrq_n_u8::<4>(codes);
+                    w[2 * pair] = vsubq_s8(vreinterpretq_s8_u8(low), eight);
+                    w[2 * pair + 1] = vsubq_s8(vreinterpretq_s8_u8(high), eight);
+                });
+            }
+            let of_rows = self.dot_rows(w, x);
+            for t in 0..T {
+                dots[t][rows] = of_rows[t];
+            }
+        }
+        dots
+    }
+
+    #[inline(always)]
+    fn panel_scales(self, bits: &[u8; SCALE_BYTES]) -> [float32x4_t; 4] {
+        let mut out = [self.splat(0.0); 4];
+        for (out, bits) in out.iter_mut().zip(bits.as_chunks().0) {
+            *out = self.load_f16(bits);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn panel_zero(self) -> [float32x4_t; 4] {
+        [self.splat(0.0); 4]
+    }
+
+    #[inline(always)]
+    fn panel_add(
+        self,
+        sum: [float32x4_t; 4],
+        dots: [int32x4_t; 4],
+        w: [float32x4_t; 4],
+        x: f32,
+    ) -> [float32x4_t; 4] {
+        let (x, mut out) = (self.splat(x), sum);
+        for rows in 0..4 {
+            let dots = proven!(self, vcvtq_f32_s32(dots[rows]));
+            out[rows] = self.fma(dots, self.mul(w[rows], x), sum[rows]);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn panel_store(self, sum: [float32x4_t; 4], out: &mut [f32; PANEL]) {
+        for (sum, out) in sum.into_iter().zip(out.as_chunks_mut().0) {
+            self.store(sum, out);
+        }
     }
 
     #[inline(always)]
@@ -286,11 +283,6 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     }
 
     #[inline(always)]
-    fn dot_sum(self, sum: float32x4_t) -> f32 {
-        self.sum(sum)
-    }
-
-    #[inline(always)]
     fn store_i8(self, v: float32x4_t, out: &mut [i8]) {
         let out: &mut [i8; 4] = out.try_into().expect("a vector holds four values");
         proven!(self, {
@@ -301,128 +293,101 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
                 .map(|b| b as i8);
         });
     }
-
-    #[inline(always)]
-    fn int8_tile<W: BlockFormat, const R: usize, const T: usize>(
-        self,
-        w: [&[W::Block]; R],
-        x: [Int8Row<'_>; T],
-    ) -> [[f32; T]; R] {
-        if LEVEL < I8MM {
-            return matmul_int8::int8_tile::<Self, W, R, T>(self, w, x);
-        }
-        // `smmla` multiplies two rows with two tokens. An odd row or token is paired with itself: each of the four sums
-        // is a chain of its own, so the result is the same as in a full pair.
-        let mut out = [[0.0; T]; R];
-        let mut sums = [[self.splat(0.0); T]; R];
-        let n = x[0].1.len();
-        // Where the same columns of the next rows lie; see `matmul_int8`.
-        let next = R * n * size_of::<W::Block>();
-        for i in 0..n {
-            let ((first, _), zero) = (self.load_x(&x[0].0[i]), self.splat(0.0));
-            let mut xs = [(zero, self.pairs(first, first)); T];
-            for t in (0..T).step_by(2) {
-                let (a, b) = (x[t], x[(t + 1).min(T - 1)]);
-                let ((a_bytes, _), (b_bytes, _)) = (self.load_x(&a.0[i]), self.load_x(&b.0[i]));
-                let scales = [a.1[i], b.1[i], a.1[i], b.1[i]];
-                xs[t] = (self.load(&scales), self.pairs(a_bytes, b_bytes));
-            }
-            if T == 1 {
-                for w in w {
-                    self.prefetch(w[i].as_ref(), next);
-                }
-            }
-            for r in (0..R).step_by(2) {
-                let (a_scale, a) = W::load(self, &w[r][i]);
-                let (b_scale, b) = W::load(self, &w[(r + 1).min(R - 1)][i]);
-                let bytes = self.pairs(W::to_i8(self, a), W::to_i8(self, b));
-                let scales = proven!(
-                    self,
-                    vcombine_f32(vget_low_f32(a_scale), vget_low_f32(b_scale))
-                );
-                for t in (0..T).step_by(2) {
-                    let (x_scales, x) = xs[t];
-                    sums[r][t] = self.dot_2x2(sums[r][t], bytes, x, self.mul(scales, x_scales));
-                }
-            }
-        }
-        for r in (0..R).step_by(2) {
-            for t in (0..T).step_by(2) {
-                let mut cells = [0.0; 4];
-                self.store(sums[r][t], &mut cells);
-                for (i, cell) in cells.into_iter().enumerate() {
-                    let (r, t) = (r + i / 2, t + i % 2);
-                    if r < R && t < T {
-                        out[r][t] = cell;
-                    }
-                }
-            }
-        }
-        out
-    }
 }
 
 impl<const LEVEL: u8> Neon<LEVEL> {
-    /// `sum` plus the products of 32 bytes, spread over the lanes: the same way for all `w` and `x`.
+    /// The products of four rows, four bytes of each in a register, with a block of `T` tokens: a row per lane.
     #[inline(always)]
-    fn dot_int(self, sum: int32x4_t, w: Int8, x: Int8) -> int32x4_t {
+    fn dot_rows<const T: usize>(self, w: [int8x16_t; 8], x: [&Int8Block; T]) -> [int32x4_t; T] {
+        if LEVEL >= I8MM && T >= 2 {
+            return self.dot_rows_smmla(w, x);
+        }
+        let mut dots = [proven!(self, vdupq_n_s32(0)); T];
+        for t in 0..T {
+            dots[t] = if LEVEL >= DOTPROD {
+                self.dot_rows_sdot(w, x[t])
+            } else {
+                self.dot_rows_mull(w, x[t])
+            };
+        }
+        dots
+    }
+
+    #[inline(always)]
+    fn dot_rows_sdot(self, w: [int8x16_t; 8], x: &Int8Block) -> int32x4_t {
+        let halves = x.0.as_chunks::<16>().0;
         proven!(self, {
-            if LEVEL >= DOTPROD {
-                return sdot(sdot(sum, w[0], x[0]), w[1], x[1]);
-            }
-            // Two products of at most 128 · 127 fit into 16 bits.
-            let low = vmull_s8(vget_low_s8(w[0]), vget_low_s8(x[0]));
-            let low = vmlal_s8(low, vget_low_s8(w[1]), vget_low_s8(x[1]));
-            let high = vmull_high_s8(w[0], x[0]);
-            let high = vmlal_high_s8(high, w[1], x[1]);
-            vpadalq_s16(vpadalq_s16(sum, low), high)
+            let (a, b) = (vld1q_s8(halves[0].as_ptr()), vld1q_s8(halves[1].as_ptr()));
+            // Two chains, as the instruction takes three cycles or more.
+            let zero = vdupq_n_s32(0);
+            let even = sdot::<2>(sdot::<0>(zero, w[0], a), w[2], a);
+            let odd = sdot::<3>(sdot::<1>(zero, w[1], a), w[3], a);
+            let even = sdot::<2>(sdot::<0>(even, w[4], b), w[6], b);
+            let odd = sdot::<3>(sdot::<1>(odd, w[5], b), w[7], b);
+            vaddq_s32(even, odd)
         })
     }
 
-    /// Eight bytes of `a` and of `b` side by side, four times: the operands of `smmla`.
     #[inline(always)]
-    fn pairs(self, a: Int8, b: Int8) -> [int8x16_t; 4] {
-        proven!(self, {
-            let a = [vreinterpretq_s64_s8(a[0]), vreinterpretq_s64_s8(a[1])];
-            let b = [vreinterpretq_s64_s8(b[0]), vreinterpretq_s64_s8(b[1])];
-            [
-                vreinterpretq_s8_s64(vzip1q_s64(a[0], b[0])),
-                vreinterpretq_s8_s64(vzip2q_s64(a[0], b[0])),
-                vreinterpretq_s8_s64(vzip1q_s64(a[1], b[1])),
-                vreinterpretq_s8_s64(vzip2q_s64(a[1], b[1])),
-            ]
-        })
+    fn dot_rows_mull(self, w: [int8x16_t; 8], x: &Int8Block) -> int32x4_t {
+        // Lanes 0 and 1 of `low` are halves of the first row's sum, and so on.
+        let (mut low, mut high) = (proven!(self, vdupq_n_s32(0)), proven!(self, vdupq_n_s32(0)));
+        for pair in 0..4 {
+            proven!(self, {
+                let a = vreinterpret_s8_s32(vdup_n_s32(x.quad(2 * pair)));
+                let b = vreinterpret_s8_s32(vdup_n_s32(x.quad(2 * pair + 1)));
+                let (wa, wb) = (w[2 * pair], w[2 * pair + 1]);
+                // Two products of at most 128 · 127 fit into 16 bits.
+                let products = vmull_s8(vget_low_s8(wa), a);
+                low = vpadalq_s16(low, vmlal_s8(products, vget_low_s8(wb), b));
+                let products = vmull_s8(vget_high_s8(wa), a);
+                high = vpadalq_s16(high, vmlal_s8(products, vget_high_s8(wb), b));
+            });
+        }
+        proven!(self, vpaddq_s32(low, high))
     }
 
-    /// Adds the scaled products of two rows with two tokens; the cells are `[[w0 x0, w0 x1], [w1 x0, w1 x1]]`.
+    /// Two rows with two tokens at a time, eight bytes of each. An odd token is paired with itself.
     #[inline(always)]
-    fn dot_2x2(
+    fn dot_rows_smmla<const T: usize>(
         self,
-        sum: float32x4_t,
-        w: [int8x16_t; 4],
-        x: [int8x16_t; 4],
-        scales: float32x4_t,
-    ) -> float32x4_t {
-        proven!(self, {
-            let mut dot = vdupq_n_s32(0);
-            for (w, x) in w.into_iter().zip(x) {
-                dot = smmla(dot, w, x);
-            }
-            vfmaq_f32(sum, vcvtq_f32_s32(dot), scales)
-        })
+        w: [int8x16_t; 8],
+        x: [&Int8Block; T],
+    ) -> [int32x4_t; T] {
+        let mut dots = [proven!(self, vdupq_n_s32(0)); T];
+        for t in (0..T).step_by(2) {
+            let (a, b) = (x[t], x[(t + 1).min(T - 1)]);
+            let (a, b) = (a.0.as_chunks::<8>().0, b.0.as_chunks::<8>().0);
+            proven!(self, {
+                let (mut first, mut last) = (vdupq_n_s32(0), vdupq_n_s32(0));
+                for pair in 0..4 {
+                    let x = vcombine_s8(vld1_s8(a[pair].as_ptr()), vld1_s8(b[pair].as_ptr()));
+                    let low = vreinterpretq_s32_s8(w[2 * pair]);
+                    let high = vreinterpretq_s32_s8(w[2 * pair + 1]);
+                    first = smmla(first, vreinterpretq_s8_s32(vzip1q_s32(low, high)), x);
+                    last = smmla(last, vreinterpretq_s8_s32(vzip2q_s32(low, high)), x);
+                }
+                // `first` is `[w0 a, w0 b, w1 a, w1 b]`, `last` the same of rows 2 and 3.
+                dots[t] = vuzp1q_s32(first, last);
+                if t + 1 < T {
+                    dots[t + 1] = vuzp2q_s32(first, last);
+                }
+            });
+        }
+        dots
     }
 }
 
-/// Lane `j`: `sum[j]` plus the products of bytes `4j..4j+4`.
+/// Lane `j`: `sum[j]` plus the products of bytes `4j..4j+4` of `a` with bytes `4 · LANE ..` of `b`.
 ///
 /// # Safety
 /// The CPU has the dotprod feature.
 #[inline(always)]
-unsafe fn sdot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+unsafe fn sdot<const LANE: u8>(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     // SAFETY: by the caller's word; registers only.
     unsafe {
-        asm!("sdot {sum:v}.4s, {a:v}.16b, {b:v}.16b", sum = inout(vreg) sum, a = in(vreg) a, b = in(vreg) b,
-            options(pure, nomem, nostack, preserves_flags));
+        asm!("sdot {sum:v}.4s, {a:v}.16b, {b:v}.4b[{lane}]", sum = inout(vreg) sum, a = in(vreg) a, b = in(vreg) b,
+            lane = const LANE, options(pure, nomem, nostack, preserves_flags));
     }
     sum
 }
