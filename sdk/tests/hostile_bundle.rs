@@ -146,9 +146,9 @@ fn every_rule_behind_the_checksum_has_its_error() {
         ),
         Case(
             "version",
-            |h| h["__metadata__"]["version"] = json!("2"),
+            |h| h["__metadata__"]["version"] = json!("9"),
             ErrorKind::Version,
-            "bundle has format version `2`, this runtime reads `1`",
+            "bundle has format version `9`, this runtime reads `2`",
         ),
         Case(
             "nesting that would overflow the stack",
@@ -231,7 +231,7 @@ fn every_rule_behind_the_checksum_has_its_error() {
             "packed shape",
             |h| section(h, "layouts", |l| l[Q_PROJ]["shape"] = json!([40, 99])),
             ErrorKind::Shape,
-            "q8 [40, 99] needs U8 [40, 136], file has U8 [40, 34]",
+            "q8 [40, 99] needs U8 [3, 2176], file has U8 [3, 544]",
         ),
         Case(
             "packed columns that overflow",
