@@ -167,24 +167,64 @@ impl Pool {
         work: usize,
         f: impl Fn(&mut Band<'_>) + Sync,
     ) {
-        if y.is_empty() {
+        self.bands_of([(y, width)], step, work, |_, band| f(band));
+    }
+
+    /// As [`bands`](Self::bands) over several outputs, each with its own width, in one job; `f` hears which output a band is of.
+    pub(crate) fn bands_of<const N: usize>(
+        &self,
+        outputs: [(&mut [f32], usize); N],
+        step: usize,
+        work: usize,
+        f: impl Fn(usize, &mut Band<'_>) + Sync,
+    ) {
+        let steps: usize = outputs.iter().map(|(_, width)| width / step.max(1)).sum();
+        if self.workers.is_empty() || work < MIN_PARALLEL || steps < 2 || !self.shared.take() {
+            for (i, (y, width)) in outputs.into_iter().enumerate() {
+                if !y.is_empty() {
+                    f(i, &mut Band::whole(y, width));
+                }
+            }
+            return;
+        }
+        let per_piece = steps.div_ceil(self.threads() * PIECES) * step;
+        let outputs = outputs.map(|(y, width)| Bands::new(y, width, per_piece));
+        self.run(outputs.iter().map(Bands::pieces).sum(), |mut piece| {
+            for (i, bands) in outputs.iter().enumerate() {
+                if piece < bands.pieces() {
+                    // SAFETY: `run` hands out each piece once, and the pieces of the outputs follow each other.
+                    return f(i, &mut unsafe { bands.band(piece) });
+                }
+                piece -= bands.pieces();
+            }
+        });
+    }
+
+    /// As [`bands`](Self::bands) over two outputs of one width that are computed together: `f` gets the same columns of both.
+    pub(crate) fn band_pairs(
+        &self,
+        [a, b]: [&mut [f32]; 2],
+        width: usize,
+        step: usize,
+        work: usize,
+        f: impl Fn(&mut Band<'_>, &mut Band<'_>) + Sync,
+    ) {
+        if a.is_empty() || b.is_empty() {
             return;
         }
         let steps = width / step.max(1);
         if self.workers.is_empty() || work < MIN_PARALLEL || steps < 2 || !self.shared.take() {
-            return f(&mut Band::whole(y, width));
+            return f(&mut Band::whole(a, width), &mut Band::whole(b, width));
         }
         let per_piece = steps.div_ceil(self.threads() * PIECES) * step;
-        let bands = Bands {
-            data: y.as_mut_ptr(),
-            rows: y.len() / width,
-            width,
-            per_piece,
-            borrow: PhantomData,
-        };
-        self.run(width.div_ceil(per_piece), |piece| {
+        let (a, b) = (
+            Bands::new(a, width, per_piece),
+            Bands::new(b, width, per_piece),
+        );
+        self.run(a.pieces(), |piece| {
             // SAFETY: `run` hands out each piece once.
-            f(&mut unsafe { bands.band(piece) });
+            let (mut a, mut b) = unsafe { (a.band(piece), b.band(piece)) };
+            f(&mut a, &mut b);
         });
     }
 
@@ -341,7 +381,27 @@ struct Bands<'a> {
 // SAFETY: stands for the exclusive borrow of a `[f32]`; threads get disjoint parts of it from `band`.
 unsafe impl Sync for Bands<'_> {}
 
-impl Bands<'_> {
+impl<'a> Bands<'a> {
+    /// `data` has rows of `width` values.
+    fn new(data: &'a mut [f32], width: usize, per_piece: usize) -> Self {
+        Bands {
+            rows: data.len().checked_div(width).unwrap_or(0),
+            data: data.as_mut_ptr(),
+            width,
+            per_piece,
+            borrow: PhantomData,
+        }
+    }
+
+    /// Number of bands; none of an empty matrix.
+    fn pieces(&self) -> usize {
+        if self.rows == 0 {
+            0
+        } else {
+            self.width.div_ceil(self.per_piece)
+        }
+    }
+
     /// Band `piece`.
     ///
     /// # Safety
@@ -443,6 +503,35 @@ mod tests {
                     fill(&pool, rows, width, step);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn several_outputs_share_one_job() {
+        for threads in [1, 3] {
+            let pool = Pool::new(threads).unwrap();
+            let (mut a, mut b, mut c) = ([0.0; 80], [0.0; 2 * 37], []);
+            pool.bands_of(
+                [(&mut a, 80), (&mut b, 37), (&mut c, 16)],
+                16,
+                HUGE,
+                |i, band| {
+                    for row in 0..[1, 2, 0][i] {
+                        band.row_mut(row)
+                            .iter_mut()
+                            .for_each(|y| *y += 1.0 + i as f32);
+                    }
+                },
+            );
+            assert!(a.iter().all(|y| *y == 1.0) && b.iter().all(|y| *y == 2.0));
+            pool.band_pairs([&mut a[..74], &mut b], 37, 16, HUGE, |a, b| {
+                assert_eq!(a.columns(), b.columns());
+                for row in 0..2 {
+                    let pairs = a.row_mut(row).iter_mut().zip(b.row_mut(row));
+                    pairs.for_each(|(a, b)| *a += *b);
+                }
+            });
+            assert!(a[..74].iter().all(|y| *y == 3.0));
         }
     }
 

@@ -206,9 +206,20 @@ impl Forward<'_> {
             e,
             quantized(&[w.q_proj, w.k_proj, w.v_proj]),
         )?;
-        self.linear(&w.q_proj, w.q_bias, activations, q)?;
-        self.linear(&w.k_proj, w.k_bias, activations, k)?;
-        self.linear(&w.v_proj, w.v_bias, activations, v)?;
+        cpu.matmuls(
+            [&w.q_proj, &w.k_proj, &w.v_proj],
+            activations,
+            [&mut *q, &mut *k, &mut *v],
+        )?;
+        for (x, bias) in [
+            (&mut *q, w.q_bias),
+            (&mut *k, w.k_bias),
+            (&mut *v, w.v_bias),
+        ] {
+            if let Some(bias) = bias {
+                cpu.add_bias(x, bias)?;
+            }
+        }
         for (x, norm) in [(&mut *q, w.q_norm), (&mut *k, w.k_norm)] {
             if let Some(norm) = norm {
                 cpu.rms_norm_in_place(x, norm, config.rms_norm_eps)?;
@@ -271,9 +282,13 @@ impl Forward<'_> {
             normed,
         )?;
         cpu.load(activations, normed, e, quantized(&[w.gate_proj, w.up_proj]))?;
-        self.linear(&w.gate_proj, w.gate_bias, activations, gate)?;
-        self.linear(&w.up_proj, w.up_bias, activations, up)?;
-        cpu.silu_mul(gate, up)?;
+        if w.gate_bias.is_none() && w.up_bias.is_none() {
+            cpu.matmul_silu_mul([&w.gate_proj, &w.up_proj], activations, gate, up)?;
+        } else {
+            self.linear(&w.gate_proj, w.gate_bias, activations, gate)?;
+            self.linear(&w.up_proj, w.up_bias, activations, up)?;
+            cpu.silu_mul(gate, up)?;
+        }
         cpu.load(activations, gate, f, quantized(&[w.down_proj]))?;
         self.linear(&w.down_proj, w.down_bias, activations, normed)?;
         cpu.add(hidden, normed)?;

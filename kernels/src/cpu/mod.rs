@@ -92,27 +92,62 @@ impl Cpu {
     /// # Errors
     /// [`KernelError::Shape`] if a size disagrees, [`KernelError::NotQuantized`] if `acts` lack the blocks.
     pub fn matmul(&self, w: &Matrix<'_>, acts: &Activations, y: &mut [f32]) -> Result<()> {
-        check("matmul", "x", w.cols(), acts.cols())?;
-        check(
-            "matmul",
-            "y",
-            w.rows().saturating_mul(acts.tokens()),
-            y.len(),
-        )?;
-        if w.format().is_quantized() && !acts.is_quantized() {
-            return Err(KernelError::NotQuantized {
-                format: w.format().name(),
-            });
+        self.matmuls([w], acts, [y])
+    }
+
+    /// [`matmul`](Self::matmul) of several matrices with the same activations, in one job for the threads.
+    ///
+    /// # Errors
+    /// As [`matmul`](Self::matmul).
+    pub fn matmuls<const N: usize>(
+        &self,
+        ws: [&Matrix<'_>; N],
+        acts: &Activations,
+        ys: [&mut [f32]; N],
+    ) -> Result<()> {
+        let mut work = 0usize;
+        for (w, y) in ws.iter().zip(&ys) {
+            check_matmul(w, acts, y.len())?;
+            work = work.saturating_add(y.len().saturating_mul(w.cols()));
         }
-        let kernel = match w.format() {
-            Format::F32 => self.table.matmul_f32,
-            Format::F16 => self.table.matmul_f16,
-            Format::Q8 => self.table.matmul_q8,
-            Format::Q4 => self.table.matmul_q4,
-        };
-        let work = y.len().saturating_mul(w.cols());
+        let mut widths = ws.iter().map(|w| w.rows());
+        let outputs = ys.map(|y| (y, widths.next().unwrap_or_default()));
+        self.pool.bands_of(outputs, ROW_STEP, work, |i, band| {
+            (self.table.matmul(ws[i].format()))(ws[i], acts, band);
+        });
+        Ok(())
+    }
+
+    /// `gate = silu(x · gateᵀ) · (x · upᵀ)`, in one job for the threads; `up_y` is overwritten.
+    ///
+    /// Shapes: both matrices are `[rows, cols]`, `acts` hold `[T, cols]`, `gate_y` and `up_y` are `[T, rows]`.
+    ///
+    /// # Errors
+    /// As [`matmul`](Self::matmul).
+    pub fn matmul_silu_mul(
+        &self,
+        [gate, up]: [&Matrix<'_>; 2],
+        acts: &Activations,
+        gate_y: &mut [f32],
+        up_y: &mut [f32],
+    ) -> Result<()> {
+        check_matmul(gate, acts, gate_y.len())?;
+        check_matmul(up, acts, up_y.len())?;
+        check("matmul_silu_mul", "up", gate.rows(), up.rows())?;
+        let (of_gate, of_up) = (
+            self.table.matmul(gate.format()),
+            self.table.matmul(up.format()),
+        );
+        let work = 2 * gate_y.len().saturating_mul(gate.cols());
+        let outputs = [gate_y, up_y];
         self.pool
-            .bands(y, w.rows(), ROW_STEP, work, |band| kernel(w, acts, band));
+            .band_pairs(outputs, gate.rows(), ROW_STEP, work, |gate_y, up_y| {
+                of_gate(gate, acts, gate_y);
+                of_up(up, acts, up_y);
+                for t in 0..acts.tokens() {
+                    (self.table.silu_mul)(gate_y.row_mut(t), up_y.row_mut(t));
+                }
+            });
         Ok(())
     }
 
@@ -325,6 +360,17 @@ impl Cpu {
     pub fn argmax(&self, x: &[f32]) -> usize {
         (self.table.argmax)(x)
     }
+}
+
+fn check_matmul(w: &Matrix<'_>, acts: &Activations, y: usize) -> Result<()> {
+    check("matmul", "x", w.cols(), acts.cols())?;
+    check("matmul", "y", w.rows().saturating_mul(acts.tokens()), y)?;
+    if w.format().is_quantized() && !acts.is_quantized() {
+        return Err(KernelError::NotQuantized {
+            format: w.format().name(),
+        });
+    }
+    Ok(())
 }
 
 fn check(op: &'static str, what: &'static str, expected: usize, actual: usize) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::isa;
 use crate::activations::Quantize;
 use crate::pool::Band;
-use crate::{Activations, AttentionShape, KernelError, KvSource, Matrix, Result, scalar};
+use crate::{Activations, AttentionShape, Format, KernelError, KvSource, Matrix, Result, scalar};
 
 /// The environment variable that forces a table by name.
 const VARIABLE: &str = "SKIMSTONE_KERNELS";
@@ -44,6 +44,16 @@ impl Table {
     /// The table's name, such as `x86_64-avx2`.
     pub const fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// The product with weights of a format.
+    pub(crate) fn matmul(&self, format: Format) -> Matmul {
+        match format {
+            Format::F32 => self.matmul_f32,
+            Format::F16 => self.matmul_f16,
+            Format::Q8 => self.matmul_q8,
+            Format::Q4 => self.matmul_q4,
+        }
     }
 
     /// The table that the environment names, or the best one.
