@@ -51,7 +51,7 @@ pub use activations::Activations;
 pub use cpu::{Cpu, Table, tables};
 pub use error::KernelError;
 pub use format::{BLOCK, Format, Matrix, PANEL};
-pub use kv::{AttentionShape, KvBlock, KvSource, MAX_KV_BLOCK};
+pub use kv::{AttentionShape, KvBlock, KvFormat, KvSource, MAX_KV_BLOCK};
 
 /// The result of a kernel call.
 pub type Result<T, E = KernelError> = std::result::Result<T, E>;

@@ -5,7 +5,7 @@
 
 mod support;
 
-use skimstone_kernels::{AttentionShape, BLOCK, Cpu, Format, quant};
+use skimstone_kernels::{AttentionShape, BLOCK, Cpu, Format, KvFormat, quant};
 use support::{Kv, Packed, Rng, U, assert_close, assert_same, cpus, fast_tables, quick, scalar};
 
 /// One less, as many as, and one more than the lanes of every table (4, 8, 16), around one block and two, and the
@@ -198,7 +198,7 @@ fn thread_counts_give_the_same_bits() {
         scale: 0.16,
     };
     let entries = if quick() { 100 } else { 300 };
-    let kv = Kv::new(&mut rng, 2, 40, 64, entries);
+    let kv = Kv::new(&mut rng, KvFormat::F32, 2, 40, 64, entries);
     let q_positions: Vec<u32> = (0..9).map(|t| (entries - 9) as u32 + t).collect();
     let q = rng.values(9 * 6 * 40);
     let packed: Vec<_> = Format::ALL
@@ -350,8 +350,6 @@ fn rope_agrees() {
 
 #[test]
 fn attention_agrees() {
-    let reference = scalar();
-    let cpus = cpus(1);
     // Heads, key-value heads, head size, block size, entries, tokens.
     let cases = [
         (1, 1, 1, 1, 1, 1),
@@ -360,11 +358,20 @@ fn attention_agrees() {
         (9, 3, 64, 64, 130, 4),
         (4, 4, 17, 33, 100, 5),
         (24, 1, 33, 7, 20, 2),
+        (14, 2, 64, 32, 100, 2),
         (2, 2, 128, 64, 64, 1),
     ];
-    for (heads, kv_heads, head_dim, stride, entries, tokens) in cases {
+    for format in [KvFormat::F32, KvFormat::F16] {
+        check_attention(format, &cases);
+    }
+}
+
+fn check_attention(format: KvFormat, cases: &[(usize, usize, usize, usize, usize, usize)]) {
+    let reference = scalar();
+    let cpus = cpus(1);
+    for &(heads, kv_heads, head_dim, stride, entries, tokens) in cases {
         let mut rng = Rng((heads * 100 + entries) as u64);
-        let mut kv = Kv::new(&mut rng, kv_heads, head_dim, stride, entries);
+        let mut kv = Kv::new(&mut rng, format, kv_heads, head_dim, stride, entries);
         for (i, block) in kv.blocks.iter_mut().enumerate() {
             // Some entries hidden, the whole second block too.
             block.visible = if i == 1 {
@@ -389,23 +396,27 @@ fn attention_agrees() {
 
         // A score is off by at most `score_error`; that scales a weight by e^±score_error, also in the total. The
         // weighted mean of the values then moves by twice that, and by the roundings of the sums over the entries.
-        let finite = |x: &[f32]| {
-            x.iter()
-                .filter(|v| !v.is_nan())
-                .fold(0.0f32, |m, v| m.max(v.abs()))
-        };
-        let max_k = kv.blocks.iter().map(|b| finite(&b.k)).fold(0.0, f32::max);
-        let max_v = kv.blocks.iter().map(|b| finite(&b.v)).fold(0.0, f32::max);
+        let max_k = kv
+            .blocks
+            .iter()
+            .map(|b| kv.largest(&b.k))
+            .fold(0.0, f32::max);
+        let max_v = kv
+            .blocks
+            .iter()
+            .map(|b| kv.largest(&b.v))
+            .fold(0.0, f32::max);
         let bound = |i: usize| {
             let q = &q[i / head_dim * head_dim..][..head_dim];
             let magnitude: f32 = shape.scale * q.iter().map(|q| q.abs() * max_k).sum::<f32>();
-            let score_error = magnitude * U * (roundings(head_dim) + 2.0);
+            // One chain over the dimensions of the head.
+            let score_error = magnitude * U * (roundings(4 * head_dim) + 2.0);
             (2.0 * score_error + U * (roundings(4 * entries) + 4.0 * kv.blocks.len() as f32))
                 * max_v
         };
         for cpu in &cpus {
             let what = format!(
-                "{} H={heads} G={kv_heads} D={head_dim} S={entries}",
+                "{} {format:?} H={heads} G={kv_heads} D={head_dim} S={entries}",
                 cpu.name()
             );
             cpu.attention(&q, &q_positions, shape, &kv, &mut got)
@@ -445,7 +456,7 @@ fn attention_agrees() {
 
 #[test]
 fn a_query_that_sees_nothing_gives_zeros() {
-    let mut kv = Kv::new(&mut Rng(1), 1, 4, 8, 3);
+    let mut kv = Kv::new(&mut Rng(1), KvFormat::F16, 1, 4, 8, 3);
     let shape = AttentionShape {
         heads: 1,
         kv_heads: 1,

@@ -2,7 +2,7 @@
 
 mod support;
 
-use skimstone_kernels::{Activations, AttentionShape, Cpu, Format, KernelError, Matrix};
+use skimstone_kernels::{Activations, AttentionShape, Cpu, Format, KernelError, KvFormat, Matrix};
 use support::{Kv, Packed, Rng, cpus, scalar};
 
 #[test]
@@ -129,7 +129,7 @@ fn wrong_attention_shapes_are_refused() {
     let mut out = [0.0; 8];
     let mut run =
         |shape: AttentionShape, kv: &Kv, q: &[f32]| cpu.attention(q, &[1], shape, kv, &mut out);
-    let kv = Kv::new(&mut Rng(1), 1, 4, 8, 3);
+    let kv = Kv::new(&mut Rng(1), KvFormat::F32, 1, 4, 8, 3);
     run(shape, &kv, &[0.0; 8]).unwrap();
     assert!(run(shape, &kv, &[0.0; 7]).is_err());
     assert!(
@@ -183,11 +183,18 @@ fn wrong_attention_shapes_are_refused() {
             shape,
             &Kv {
                 stride: 65,
-                ..Kv::new(&mut Rng(1), 1, 4, 65, 3)
+                ..Kv::new(&mut Rng(1), KvFormat::F32, 1, 4, 65, 3)
             },
             &[0.0; 8]
         )
         .is_err()
     );
-    assert!(run(shape, &Kv::new(&mut Rng(1), 2, 4, 8, 3), &[0.0; 8]).is_err());
+    assert!(
+        run(
+            shape,
+            &Kv::new(&mut Rng(1), KvFormat::F32, 2, 4, 8, 3),
+            &[0.0; 8]
+        )
+        .is_err()
+    );
 }

@@ -1,12 +1,19 @@
 //! Attention over blocks of keys and values, with the softmax computed as the blocks go by.
+//!
+//! Per block: the scores of a few query heads at a time, a position per lane, so that a key is read once for the heads that share it and
+//! no sum crosses lanes; the softmax of each head; then the values, a dimension per lane.
 
 use super::elementwise::exp;
 use super::isa::Isa;
+use super::matmul::FloatFormat;
 use crate::pool::Band;
 use crate::{AttentionShape, KvSource, MAX_KV_BLOCK};
 
-/// Query heads that walk the blocks together, so that a block is read once for all query heads that share it.
+/// Query heads that walk the blocks together, so that a block is read from memory once for all query heads that share it.
 const GROUP: usize = 8;
+
+/// One score, then one weight, per position of a block.
+type Scores = [f32; MAX_KV_BLOCK];
 
 /// `out[t, h] = softmax(scale · q[t, h] · Kᵀ) · V` over the entries that are visible and not later than the query.
 ///
@@ -15,7 +22,7 @@ const GROUP: usize = 8;
 ///
 /// Source: online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867, §3; the maximum is updated per block.
 #[inline(always)]
-pub(crate) fn attention<I: Isa>(
+pub(crate) fn attention<I: Isa, W: FloatFormat>(
     isa: I,
     q: &[f32],
     q_positions: &[u32],
@@ -38,7 +45,7 @@ pub(crate) fn attention<I: Isa>(
         let n = (end - head).min(group - h % group).min(GROUP);
         let (now, later) = out.split_at_mut(n * head_dim);
         let q = &q[head * head_dim..][..n * head_dim];
-        heads_of_group(isa, q, q_positions[t], h / group, shape, kv, now);
+        heads_of_group::<I, W>(isa, q, q_positions[t], h / group, shape, kv, now);
         out = later;
         head += n;
     }
@@ -46,7 +53,7 @@ pub(crate) fn attention<I: Isa>(
 
 /// Up to [`GROUP`] query heads of one token that share key and value head `g`.
 #[inline(always)]
-fn heads_of_group<I: Isa>(
+fn heads_of_group<I: Isa, W: FloatFormat>(
     isa: I,
     q: &[f32],
     q_position: u32,
@@ -55,11 +62,12 @@ fn heads_of_group<I: Isa>(
     kv: &dyn KvSource,
     out: &mut [f32],
 ) {
-    let dim = shape.head_dim;
+    let (dim, heads) = (shape.head_dim, q.len() / shape.head_dim);
     let mut states = [Softmax {
         max: f32::NEG_INFINITY,
         total: 0.0,
     }; GROUP];
+    let mut scores = [[0.0; MAX_KV_BLOCK]; GROUP];
     out.fill(0.0);
     for b in 0..kv.blocks() {
         let block = kv.block(b);
@@ -74,14 +82,39 @@ fn heads_of_group<I: Isa>(
         if n == 0 {
             continue;
         }
-        let range = g * block.stride * dim..(g + 1) * block.stride * dim;
-        let (k, v) = (&block.k[range.clone()], &block.v[range]);
-        for ((q, out), state) in q
-            .chunks_exact(dim)
-            .zip(out.chunks_exact_mut(dim))
-            .zip(&mut states)
-        {
-            head_over_block(isa, q, k, v, &seen[..n], shape.scale, state, out);
+        let seen = &seen[..n];
+        let bytes = block.stride * dim * W::BYTES;
+        let (k, v) = (
+            &block.k[g * bytes..][..bytes],
+            &block.v[g * bytes..][..bytes],
+        );
+        let place = Place {
+            stride: block.stride,
+            dim,
+            end: usize::from(seen[n - 1]) + 1,
+        };
+        let mut corrections = [0.0; GROUP];
+        let mut h = 0;
+        while h < heads {
+            let q = &q[h * dim..];
+            h += match heads - h {
+                4.. => scores_of::<I, W, 4>(isa, q, k, place, shape.scale, &mut scores[h..]),
+                2.. => scores_of::<I, W, 2>(isa, q, k, place, shape.scale, &mut scores[h..]),
+                _ => scores_of::<I, W, 1>(isa, q, k, place, shape.scale, &mut scores[h..]),
+            };
+        }
+        for h in 0..heads {
+            corrections[h] = softmax(isa, &mut scores[h], seen, &mut states[h]);
+        }
+        let mut h = 0;
+        while h < heads {
+            let (out, of) = (&mut out[h * dim..], h..GROUP);
+            let (weights, corrections) = (&scores[of.clone()], &corrections[of]);
+            h += match heads - h {
+                4.. => add_values::<I, W, 4>(isa, weights, corrections, seen, v, place, out),
+                2.. => add_values::<I, W, 2>(isa, weights, corrections, seen, v, place, out),
+                _ => add_values::<I, W, 1>(isa, weights, corrections, seen, v, place, out),
+            };
         }
     }
     for (out, state) in out.chunks_exact_mut(dim).zip(&states) {
@@ -97,6 +130,15 @@ fn heads_of_group<I: Isa>(
     }
 }
 
+/// The sizes of the keys and values of one head in one block.
+#[derive(Clone, Copy)]
+struct Place {
+    stride: usize,
+    dim: usize,
+    /// One more than the last position that is seen.
+    end: usize,
+}
+
 /// The running maximum of the scores and the sum of `e^(score - max)`.
 #[derive(Clone, Copy)]
 struct Softmax {
@@ -104,99 +146,202 @@ struct Softmax {
     total: f32,
 }
 
-/// Adds the seen entries of one block to a head's running softmax and its unnormalised `out`.
+/// The scores of `H` heads at all positions before `place.end`. Returns `H`.
 #[inline(always)]
-fn head_over_block<I: Isa>(
+fn scores_of<I: Isa, W: FloatFormat, const H: usize>(
     isa: I,
     q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    seen: &[u8],
+    k: &[u8],
+    place: Place,
     scale: f32,
-    state: &mut Softmax,
-    out: &mut [f32],
+    scores: &mut [Scores],
+) -> usize {
+    let whole = place.stride / I::LANES;
+    let mut vector = 0;
+    while vector + 2 <= whole && vector * I::LANES < place.end {
+        score_strip::<I, W, H, 2>(isa, q, k, place, vector, scale, scores);
+        vector += 2;
+    }
+    while vector < whole && vector * I::LANES < place.end {
+        score_strip::<I, W, H, 1>(isa, q, k, place, vector, scale, scores);
+        vector += 1;
+    }
+    // What a stride has beyond whole vectors; the same operations, one lane each.
+    for position in vector * I::LANES..place.end {
+        for h in 0..H {
+            let mut sum = isa.splat(0.0);
+            for d in 0..place.dim {
+                let mut value = [0.0];
+                let at = (d * place.stride + position) * W::BYTES;
+                W::unpack(&k[at..at + W::BYTES], &mut value);
+                sum = isa.fma(isa.splat(value[0]), isa.splat(q[h * place.dim + d]), sum);
+            }
+            scores[h][position] = scale * isa.first(sum);
+        }
+    }
+    H
+}
+
+/// The scores of `H` heads at the positions of `V` vectors.
+#[inline(always)]
+fn score_strip<I: Isa, W: FloatFormat, const H: usize, const V: usize>(
+    isa: I,
+    q: &[f32],
+    k: &[u8],
+    place: Place,
+    vector: usize,
+    scale: f32,
+    scores: &mut [Scores],
 ) {
-    let dim = q.len();
-    // Unused scores stay at minus infinity, whose exponential is an exact zero.
-    let mut scores = [f32::NEG_INFINITY; MAX_KV_BLOCK];
+    let mut sums = [[isa.splat(0.0); V]; H];
+    for (d, row) in k.chunks_exact(place.stride * W::BYTES).enumerate() {
+        let row = &W::chunks::<I>(row).0[vector..][..V];
+        let mut keys = [isa.splat(0.0); V];
+        for i in 0..V {
+            keys[i] = W::load(isa, &row[i]);
+        }
+        for h in 0..H {
+            let q = isa.splat(q[h * place.dim + d]);
+            for i in 0..V {
+                sums[h][i] = isa.fma(keys[i], q, sums[h][i]);
+            }
+        }
+    }
+    for h in 0..H {
+        let (out, _) = I::chunks_mut(&mut scores[h]);
+        for i in 0..V {
+            isa.store(isa.mul(sums[h][i], isa.splat(scale)), &mut out[vector + i]);
+        }
+    }
+}
+
+/// Turns the scores of one head into weights; returns the factor on what was summed up before.
+#[inline(always)]
+fn softmax<I: Isa>(isa: I, scores: &mut Scores, seen: &[u8], state: &mut Softmax) -> f32 {
+    let end = seen.last().map_or(0, |last| usize::from(*last) + 1);
+    let vectors = end.div_ceil(I::LANES);
+    // Unseen scores become minus infinity, whose exponential is an exact zero.
+    scores[end..vectors * I::LANES].fill(f32::NEG_INFINITY);
+    if seen.len() < end {
+        let mut next = seen.iter().peekable();
+        for (j, score) in scores[..end].iter_mut().enumerate() {
+            if next.peek().is_some_and(|seen| usize::from(**seen) == j) {
+                next.next();
+            } else {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+    }
+    let (weights, _) = I::chunks(&scores[..]);
+    let mut lanes = isa.splat(f32::NEG_INFINITY);
+    for w in &weights[..vectors] {
+        lanes = isa.max(isa.load(w), lanes);
+    }
+    let mut chunk = I::ZEROS;
+    isa.store(lanes, &mut chunk);
     let mut max = state.max;
-    for (score, j) in scores.iter_mut().zip(seen) {
-        *score = scale * dot(isa, q, &k[usize::from(*j) * dim..][..dim]);
-        max = if *score > max { *score } else { max };
+    for lane in chunk.as_ref() {
+        max = if *lane > max { *lane } else { max };
     }
     if max == f32::NEG_INFINITY {
         // Every score is minus infinity (or NaN, which stays in `total`): no weight to give.
-        state.total += if scores.iter().any(|s| s.is_nan()) {
-            f32::NAN
-        } else {
-            0.0
-        };
-        return;
+        if scores[..end].iter().any(|score| score.is_nan()) {
+            state.total = f32::NAN;
+        }
+        scores[..end].fill(0.0);
+        return 1.0;
     }
-    let correction = isa.first(exp(isa, isa.splat(state.max - max)));
-    let (weights, _) = I::chunks_mut(&mut scores);
+    let (weights, _) = I::chunks_mut(&mut scores[..]);
     let mut total = isa.splat(0.0);
-    for w in &mut weights[..seen.len().div_ceil(I::LANES)] {
+    for w in &mut weights[..vectors] {
         let e = exp(isa, isa.sub(isa.load(w), isa.splat(max)));
         total = isa.add(total, e);
         isa.store(e, w);
     }
+    let correction = isa.first(exp(isa, isa.splat(state.max - max)));
     *state = Softmax {
         max,
         total: state.total * correction + isa.sum(total),
     };
-
-    let correction = isa.splat(correction);
-    let (chunks, rest) = I::chunks_mut(out);
-    let mut at = 0;
-    // Four vectors of the head at a time: four chains hide the latency of a multiply-add.
-    let (fours, ones) = chunks.as_chunks_mut::<4>();
-    for four in fours {
-        let mut sums = [correction; 4];
-        for (sum, out) in sums.iter_mut().zip(four.iter()) {
-            *sum = isa.mul(isa.load(out), correction);
-        }
-        for (weight, j) in scores.iter().zip(seen) {
-            let weight = isa.splat(*weight);
-            let (v, _) = I::chunks(&v[usize::from(*j) * dim + at..][..4 * I::LANES]);
-            for (sum, v) in sums.iter_mut().zip(v) {
-                *sum = isa.fma(weight, isa.load(v), *sum);
-            }
-        }
-        for (sum, out) in sums.iter().zip(four) {
-            isa.store(*sum, out);
-        }
-        at += 4 * I::LANES;
-    }
-    for out in ones {
-        let mut sum = isa.mul(isa.load(out), correction);
-        for (weight, j) in scores.iter().zip(seen) {
-            let (v, _) = I::chunks(&v[usize::from(*j) * dim + at..][..I::LANES]);
-            sum = isa.fma(isa.splat(*weight), isa.load(&v[0]), sum);
-        }
-        isa.store(sum, out);
-        at += I::LANES;
-    }
-    if !rest.is_empty() {
-        let mut sum = isa.mul(isa.load_partial(rest), correction);
-        for (weight, j) in scores.iter().zip(seen) {
-            let v = &v[usize::from(*j) * dim + at..][..rest.len()];
-            sum = isa.fma(isa.splat(*weight), isa.load_partial(v), sum);
-        }
-        isa.store_partial(sum, rest);
-    }
+    correction
 }
 
-/// `Σ a·b`
+/// `out = correction · out + Σ weight · value` for `H` heads. Returns `H`.
 #[inline(always)]
-fn dot<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (I::chunks(a), I::chunks(b));
-    let mut sum = isa.splat(0.0);
-    for (a, b) in a.iter().zip(b) {
-        sum = isa.fma(isa.load(a), isa.load(b), sum);
+fn add_values<I: Isa, W: FloatFormat, const H: usize>(
+    isa: I,
+    weights: &[Scores],
+    corrections: &[f32],
+    seen: &[u8],
+    v: &[u8],
+    place: Place,
+    out: &mut [f32],
+) -> usize {
+    let whole = place.dim / I::LANES;
+    let mut vector = 0;
+    while vector + 2 <= whole {
+        value_strip::<I, W, H, 2>(isa, weights, corrections, seen, v, place, vector, out);
+        vector += 2;
     }
-    if !a_rest.is_empty() {
-        sum = isa.fma(isa.load_partial(a_rest), isa.load_partial(b_rest), sum);
+    while vector < whole {
+        value_strip::<I, W, H, 1>(isa, weights, corrections, seen, v, place, vector, out);
+        vector += 1;
     }
-    isa.sum(sum)
+    let at = whole * I::LANES;
+    if at < place.dim {
+        for h in 0..H {
+            let out = &mut out[h * place.dim + at..(h + 1) * place.dim];
+            let mut sum = isa.mul(isa.load_partial(out), isa.splat(corrections[h]));
+            for j in seen {
+                let mut rest = I::ZEROS;
+                let row = &v[usize::from(*j) * place.dim * W::BYTES..][..place.dim * W::BYTES];
+                W::unpack(&row[at * W::BYTES..], rest.as_mut());
+                sum = isa.fma(isa.splat(weights[h][usize::from(*j)]), isa.load(&rest), sum);
+            }
+            isa.store_partial(sum, out);
+        }
+    }
+    H
+}
+
+/// `V` vectors of the values for `H` heads.
+#[inline(always)]
+fn value_strip<I: Isa, W: FloatFormat, const H: usize, const V: usize>(
+    isa: I,
+    weights: &[Scores],
+    corrections: &[f32],
+    seen: &[u8],
+    v: &[u8],
+    place: Place,
+    vector: usize,
+    out: &mut [f32],
+) {
+    let mut sums = [[isa.splat(0.0); V]; H];
+    for h in 0..H {
+        let (out, _) = I::chunks(&out[h * place.dim..][..place.dim]);
+        for i in 0..V {
+            sums[h][i] = isa.mul(isa.load(&out[vector + i]), isa.splat(corrections[h]));
+        }
+    }
+    for j in seen {
+        let j = usize::from(*j);
+        let row = &v[j * place.dim * W::BYTES..][..place.dim * W::BYTES];
+        let row = &W::chunks::<I>(row).0[vector..][..V];
+        let mut values = [isa.splat(0.0); V];
+        for i in 0..V {
+            values[i] = W::load(isa, &row[i]);
+        }
+        for h in 0..H {
+            let weight = isa.splat(weights[h][j]);
+            for i in 0..V {
+                sums[h][i] = isa.fma(weight, values[i], sums[h][i]);
+            }
+        }
+    }
+    for h in 0..H {
+        let (out, _) = I::chunks_mut(&mut out[h * place.dim..][..place.dim]);
+        for i in 0..V {
+            isa.store(sums[h][i], &mut out[vector + i]);
+        }
+    }
 }

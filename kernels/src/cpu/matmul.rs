@@ -99,6 +99,8 @@ fn tile<I: Isa, W: FloatFormat, const R: usize, const T: usize>(
 
 /// A float weight format.
 pub(crate) trait FloatFormat {
+    /// Bytes of one value.
+    const BYTES: usize;
     /// The bytes of one vector.
     type Chunk<I: Isa>;
     /// Cuts a row into vectors and a rest.
@@ -113,6 +115,7 @@ pub(crate) trait FloatFormat {
 pub(crate) enum F32 {}
 
 impl FloatFormat for F32 {
+    const BYTES: usize = 4;
     type Chunk<I: Isa> = I::F32Bytes;
 
     #[inline(always)]
@@ -137,6 +140,7 @@ impl FloatFormat for F32 {
 pub(crate) enum F16 {}
 
 impl FloatFormat for F16 {
+    const BYTES: usize = 2;
     type Chunk<I: Isa> = I::F16Bytes;
 
     #[inline(always)]

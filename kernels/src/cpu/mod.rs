@@ -11,7 +11,7 @@ pub use table::{Table, tables};
 
 use crate::pool::Pool;
 use crate::{
-    Activations, AttentionShape, Format, KernelError, KvSource, MAX_KV_BLOCK, Matrix, Result,
+    Activations, AttentionShape, KernelError, KvSource, MAX_KV_BLOCK, Matrix, Result,
 };
 
 /// Bands of a matrix product start at multiples of this many rows: 16 floats of `y` are a cache line, so no two threads
@@ -335,18 +335,27 @@ impl Cpu {
                     actual: block.len,
                 });
             }
-            let values = kv_heads
+            let bytes = kv_heads
                 .saturating_mul(block.stride)
-                .saturating_mul(head_dim);
-            check(OP, "k", values, block.k.len())?;
-            check(OP, "v", values, block.v.len())?;
+                .saturating_mul(head_dim)
+                .saturating_mul(kv.format().bytes());
+            check(OP, "k", bytes, block.k.len())?;
+            check(OP, "v", bytes, block.v.len())?;
             if block.positions.len() < block.len {
                 check(OP, "positions", block.len, block.positions.len())?;
             }
         }
         let (width, work) = (out.len(), out.len().saturating_mul(2 * entries));
-        self.pool.bands(out, width, head_dim, work, |band| {
-            (self.table.attention)(q, q_positions, shape, kv, band);
+        // Heads that share keys stay together, so that a key is read once for all of them, as long as there is a share for every thread.
+        let shares = q_positions.len().saturating_mul(kv_heads);
+        let step = if shares >= self.threads() {
+            head_dim * (heads / kv_heads)
+        } else {
+            head_dim
+        };
+        let attention = self.table.attention(kv.format());
+        self.pool.bands(out, width, step, work, |band| {
+            attention(q, q_positions, shape, kv, band);
         });
         Ok(())
     }

@@ -3,7 +3,9 @@
 use super::isa;
 use crate::activations::Quantize;
 use crate::pool::Band;
-use crate::{Activations, AttentionShape, Format, KernelError, KvSource, Matrix, Result, scalar};
+use crate::{
+    Activations, AttentionShape, Format, KernelError, KvFormat, KvSource, Matrix, Result, scalar,
+};
 
 /// The environment variable that forces a table by name.
 const VARIABLE: &str = "SKIMSTONE_KERNELS";
@@ -18,7 +20,8 @@ pub struct Table {
     pub(crate) matmul_q8: Matmul,
     pub(crate) matmul_q4: Matmul,
     pub(crate) quantize: Quantize,
-    pub(crate) attention: Attention,
+    pub(crate) attention_f32: Attention,
+    pub(crate) attention_f16: Attention,
     pub(crate) rms_norm: fn(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]),
     pub(crate) rms_norm_in_place: fn(x: &mut [f32], weight: &[f32], eps: f32),
     pub(crate) add: fn(x: &mut [f32], y: &[f32]),
@@ -53,6 +56,14 @@ impl Table {
             Format::F16 => self.matmul_f16,
             Format::Q8 => self.matmul_q8,
             Format::Q4 => self.matmul_q4,
+        }
+    }
+
+    /// Attention over keys and values of a format.
+    pub(crate) fn attention(&self, format: KvFormat) -> Attention {
+        match format {
+            KvFormat::F32 => self.attention_f32,
+            KvFormat::F16 => self.attention_f16,
         }
     }
 

@@ -1,7 +1,9 @@
 //! Attention of every head over every visible entry, as a definition.
 
+use half::f16;
+
 use crate::pool::Band;
-use crate::{AttentionShape, KvSource};
+use crate::{AttentionShape, KvFormat, KvSource};
 
 /// `out[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j]) · v[j]` over the entries `j` that are visible and not later than
 /// the query. The band counts in values of `out` seen as one row `[T·H·D]` and starts and ends between heads.
@@ -23,19 +25,24 @@ pub(crate) fn attention(
         let (t, h) = ((first + i) / heads, (first + i) % heads);
         let g = h / (heads / kv_heads);
         let q = &q[(first + i) * head_dim..][..head_dim];
-        let for_each_seen = |f: &mut dyn FnMut(f64, &[f32])| {
+        let read = |bytes: &[u8], at: usize| -> f32 {
+            match kv.format() {
+                KvFormat::F32 => f32::from_le_bytes(bytes.as_chunks().0[at]),
+                KvFormat::F16 => f16::from_le_bytes(bytes.as_chunks().0[at]).to_f32(),
+            }
+        };
+        let for_each_seen = |f: &mut dyn FnMut(f64, &dyn Fn(usize) -> f32)| {
             for b in 0..kv.blocks() {
                 let block = kv.block(b);
                 for j in 0..block.len {
                     if block.visible >> j & 1 == 1 && block.positions[j] <= q_positions[t] {
-                        let at = (g * block.stride + j) * head_dim;
-                        let k = &block.k[at..][..head_dim];
-                        let dot: f64 = q
+                        let k = |d: usize| read(block.k, (g * head_dim + d) * block.stride + j);
+                        let v = |d: usize| read(block.v, (g * block.stride + j) * head_dim + d);
+                        let products = q
                             .iter()
-                            .zip(k)
-                            .map(|(q, k)| f64::from(*q) * f64::from(*k))
-                            .sum();
-                        f(f64::from(scale) * dot, &block.v[at..][..head_dim]);
+                            .enumerate()
+                            .map(|(d, q)| f64::from(*q) * f64::from(k(d)));
+                        f(f64::from(scale) * products.sum::<f64>(), &v);
                     }
                 }
             }
@@ -46,7 +53,7 @@ pub(crate) fn attention(
         for_each_seen(&mut |score, _| total += (score - max).exp());
         for (d, out) in out.iter_mut().enumerate() {
             let mut sum = 0.0;
-            for_each_seen(&mut |score, v| sum += (score - max).exp() * f64::from(v[d]));
+            for_each_seen(&mut |score, v| sum += (score - max).exp() * f64::from(v(d)));
             // A query that sees nothing attends to nothing.
             *out = if total > 0.0 {
                 (sum / total) as f32

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use skimstone_kernels::{
-    Activations, Cpu, Format, KvBlock, KvSource, Matrix, Table, quant, tables,
+    Activations, Cpu, Format, KvBlock, KvFormat, KvSource, Matrix, Table, quant, tables,
 };
 
 /// Half an ulp of 1: the relative error of one rounding.
@@ -138,15 +138,17 @@ impl Packed {
 
 /// Blocks of keys and values that own their memory.
 pub(crate) struct Kv {
+    pub(crate) format: KvFormat,
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
     pub(crate) stride: usize,
     pub(crate) blocks: Vec<Block>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Block {
-    pub(crate) k: Vec<f32>,
-    pub(crate) v: Vec<f32>,
+    pub(crate) k: Vec<u8>,
+    pub(crate) v: Vec<u8>,
     pub(crate) positions: Vec<u32>,
     pub(crate) visible: u64,
 }
@@ -155,21 +157,24 @@ impl Kv {
     /// `entries` entries in blocks of `stride`, at positions 0, 1, …; what no entry uses is NaN.
     pub(crate) fn new(
         rng: &mut Rng,
+        format: KvFormat,
         kv_heads: usize,
         head_dim: usize,
         stride: usize,
         entries: usize,
     ) -> Self {
         let mut kv = Self {
+            format,
             kv_heads,
             head_dim,
             stride,
             blocks: Vec::new(),
         };
         for position in 0..entries {
-            let j = position % stride;
-            if j == 0 {
-                let unused = vec![f32::NAN; kv_heads * stride * head_dim];
+            let slot = position % stride;
+            if slot == 0 {
+                // All ones is a NaN in every float type.
+                let unused = vec![0xff; kv_heads * stride * head_dim * format.bytes()];
                 kv.blocks.push(Block {
                     k: unused.clone(),
                     v: unused,
@@ -178,19 +183,48 @@ impl Kv {
                 });
             }
             let block = kv.blocks.last_mut().unwrap();
-            for g in 0..kv_heads {
-                let at = (g * stride + j) * head_dim;
-                for d in 0..head_dim {
-                    (block.k[at + d], block.v[at + d]) = (rng.value(), rng.value());
-                }
-            }
+            let (k, v) = (
+                rng.values(kv_heads * head_dim),
+                rng.values(kv_heads * head_dim),
+            );
+            format
+                .write_entry(
+                    slot,
+                    stride,
+                    head_dim,
+                    [&k, &v],
+                    [&mut block.k, &mut block.v],
+                )
+                .unwrap();
             block.positions.push(position as u32);
         }
         kv
     }
 }
 
+impl Kv {
+    /// The largest magnitude among stored values, those of unused entries aside.
+    pub(crate) fn largest(&self, bytes: &[u8]) -> f32 {
+        let values: Vec<f32> = match self.format {
+            KvFormat::F32 => bytes
+                .chunks(4)
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                .collect(),
+            _ => bytes
+                .chunks(2)
+                .map(|b| half::f16::from_le_bytes(b.try_into().unwrap()).to_f32())
+                .collect(),
+        };
+        let finite = values.into_iter().filter(|v| !v.is_nan());
+        finite.fold(0.0, |m, v| m.max(v.abs()))
+    }
+}
+
 impl KvSource for Kv {
+    fn format(&self) -> KvFormat {
+        self.format
+    }
+
     fn blocks(&self) -> usize {
         self.blocks.len()
     }
