@@ -1,7 +1,7 @@
 //! Keys and values of one session, in refcounted blocks.
 //!
 //! ```text
-//! KvCache ── layer 0 ── [block][block][block·]   k, v: [G, 32, D] each     shared with forks until written
+//! KvCache ── layer 0 ── [block][block][block·]   k: [G, D, 32], v: [G, 32, D]   shared with forks until written
 //!         │             positions [len]          absolute position of every entry
 //!         │             visible   [blocks]       one bit per entry
 //!         ├─ layer 1 ── … its own length: a position that skips a layer leaves no entry there
@@ -17,7 +17,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use skimstone_kernels::{KvBlock, KvSource};
+use skimstone_kernels::{KvBlock, KvFormat, KvSource};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Ledger;
@@ -28,8 +28,9 @@ pub const BLOCK_POSITIONS: usize = 32;
 
 /// Keys and values of [`BLOCK_POSITIONS`] positions of one layer. Returns its buffer to the pool when the last owner drops it.
 struct Block {
-    /// `[2, G, 32, D]`: keys, then values. Empty until the block is first written, so that reserved memory costs nothing yet.
-    kv: Vec<f32>,
+    /// Keys `[G, D, 32]`, then values `[G, 32, D]`, in the pool's format. Empty until the block is first written, so that reserved
+    /// memory costs nothing yet.
+    kv: Vec<u8>,
     pool: Arc<KvPool>,
 }
 
@@ -40,19 +41,15 @@ impl Drop for Block {
 }
 
 impl Block {
-    fn write(&mut self, slot: usize, k: &[f32], v: &[f32]) {
-        let (head_dim, half) = (self.pool.head_dim, self.pool.half());
+    fn write(&mut self, slot: usize, k: &[f32], v: &[f32]) -> Result<()> {
+        let half = self.pool.half();
         if self.kv.is_empty() {
             // Within the reserved capacity: fills, does not allocate.
-            self.kv.resize(2 * half, 0.0);
+            self.kv.resize(2 * half, 0);
         }
         let (keys, values) = self.kv.split_at_mut(half);
-        for (rows, source) in [(keys, k), (values, v)] {
-            for (head, entry) in source.chunks_exact(head_dim).enumerate() {
-                let at = (head * BLOCK_POSITIONS + slot) * head_dim;
-                rows[at..at + head_dim].copy_from_slice(entry);
-            }
-        }
+        let (format, head_dim) = (self.pool.format, self.pool.head_dim);
+        Ok(format.write_entry(slot, BLOCK_POSITIONS, head_dim, [k, v], [keys, values])?)
     }
 
     fn copy_from(&mut self, other: &Block) {
@@ -63,6 +60,7 @@ impl Block {
 
 /// All KV blocks of one model: hands them out, takes them back, and counts their bytes against the model's cap.
 pub(crate) struct KvPool {
+    format: KvFormat,
     kv_heads: usize,
     head_dim: usize,
     ledger: Arc<Ledger>,
@@ -71,7 +69,7 @@ pub(crate) struct KvPool {
 
 #[derive(Default)]
 struct PoolState {
-    free: Vec<Vec<f32>>,
+    free: Vec<Vec<u8>>,
     in_use: usize,
 }
 
@@ -87,8 +85,14 @@ pub struct PoolUsage {
 }
 
 impl KvPool {
-    pub(crate) fn new(kv_heads: usize, head_dim: usize, ledger: Arc<Ledger>) -> Self {
+    pub(crate) fn new(
+        format: KvFormat,
+        kv_heads: usize,
+        head_dim: usize,
+        ledger: Arc<Ledger>,
+    ) -> Self {
         KvPool {
+            format,
             kv_heads,
             head_dim,
             ledger,
@@ -96,14 +100,14 @@ impl KvPool {
         }
     }
 
-    /// Values in the keys of one block.
+    /// Bytes of the keys of one block.
     fn half(&self) -> usize {
-        self.kv_heads * BLOCK_POSITIONS * self.head_dim
+        self.kv_heads * BLOCK_POSITIONS * self.head_dim * self.format.bytes()
     }
 
     /// Bytes of one block of `kv_heads` heads of `head_dim` values.
-    pub(crate) fn block_bytes(kv_heads: usize, head_dim: usize) -> u64 {
-        2 * (kv_heads * BLOCK_POSITIONS * head_dim * size_of::<f32>()) as u64
+    pub(crate) fn block_bytes(format: KvFormat, kv_heads: usize, head_dim: usize) -> u64 {
+        2 * (kv_heads * BLOCK_POSITIONS * head_dim * format.bytes()) as u64
     }
 
     pub(crate) fn usage(&self) -> PoolUsage {
@@ -111,26 +115,25 @@ impl KvPool {
         PoolUsage {
             blocks_in_use: state.in_use,
             blocks_free: state.free.len(),
-            block_bytes: Self::block_bytes(self.kv_heads, self.head_dim),
+            block_bytes: 2 * self.half() as u64,
         }
     }
 
     /// Frees the blocks that nobody uses and takes their bytes off the model's account.
     pub(crate) fn trim(&self) {
         let free = std::mem::take(&mut self.lock().free);
-        self.ledger
-            .give(free.len() as u64 * Self::block_bytes(self.kv_heads, self.head_dim));
+        self.ledger.give(free.len() as u64 * 2 * self.half() as u64);
     }
 
     /// `count` blocks, or an error and none.
     fn take(self: &Arc<Self>, count: usize) -> Result<Vec<Arc<Block>>> {
-        let bytes = Self::block_bytes(self.kv_heads, self.head_dim);
+        let bytes = 2 * self.half() as u64;
         let mut state = self.lock();
         let missing = count.saturating_sub(state.free.len());
         self.ledger.take(missing as u64 * bytes)?;
         let mut fresh = Vec::with_capacity(missing);
         for _ in 0..missing {
-            let mut kv: Vec<f32> = Vec::new();
+            let mut kv: Vec<u8> = Vec::new();
             if kv.try_reserve_exact(2 * self.half()).is_err() {
                 self.ledger.give(missing as u64 * bytes);
                 return Err(Error::new(
@@ -158,7 +161,7 @@ impl KvPool {
             .collect())
     }
 
-    fn give_back(&self, kv: Vec<f32>) {
+    fn give_back(&self, kv: Vec<u8>) {
         let mut state = self.lock();
         state.free.push(kv);
         state.in_use -= 1;
@@ -287,15 +290,21 @@ impl KvCache {
     }
 
     /// Bytes that a session of `context` positions reserves.
-    pub(crate) fn bytes(layers: usize, context: usize, kv_heads: usize, head_dim: usize) -> u64 {
+    pub(crate) fn bytes(
+        layers: usize,
+        context: usize,
+        format: KvFormat,
+        kv_heads: usize,
+        head_dim: usize,
+    ) -> u64 {
         let blocks = context.div_ceil(BLOCK_POSITIONS);
-        (layers * blocks) as u64 * KvPool::block_bytes(kv_heads, head_dim)
+        (layers * blocks) as u64 * KvPool::block_bytes(format, kv_heads, head_dim)
     }
 
     /// Bytes of the blocks that hold entries, shared ones included.
     pub(crate) fn held_bytes(&self) -> u64 {
         let blocks: usize = self.layers.iter().map(|layer| layer.blocks.len()).sum();
-        blocks as u64 * KvPool::block_bytes(self.pool.kv_heads, self.pool.head_dim)
+        blocks as u64 * 2 * self.pool.half() as u64
     }
 
     /// Entries of `layer`.
@@ -308,6 +317,7 @@ impl KvCache {
         LayerView {
             layer: &self.layers[layer],
             half: self.pool.half(),
+            format: self.pool.format,
         }
     }
 
@@ -337,7 +347,7 @@ impl KvCache {
             };
             Arc::get_mut(block)
                 .ok_or_else(no_reserve)?
-                .write(slot, k, v);
+                .write(slot, k, v)?;
             *visible |= 1 << slot;
             kv.positions.push(position);
         }
@@ -498,9 +508,14 @@ fn unshared(blocks: &[Arc<Block>]) -> usize {
 pub(crate) struct LayerView<'a> {
     layer: &'a LayerKv,
     half: usize,
+    format: KvFormat,
 }
 
 impl KvSource for LayerView<'_> {
+    fn format(&self) -> KvFormat {
+        self.format
+    }
+
     fn blocks(&self) -> usize {
         self.layer.blocks.len()
     }

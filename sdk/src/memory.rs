@@ -18,6 +18,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use skimstone_kernels::{Format, KvFormat};
+
 use crate::bundle::Bundle;
 use crate::config::ModelConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -70,8 +72,16 @@ impl fmt::Display for MemoryEstimate {
 ///
 /// Each session counts its keys and values, its scratch, and one sampler. Of these, all but the samplers appear in
 /// [`Model::memory_used`](crate::Model::memory_used) once they are created.
-pub fn estimate(bundle: &Bundle, context: usize, sessions: usize) -> MemoryEstimate {
+///
+/// `kv_format` is that of [`ModelOptions::kv_format`](crate::ModelOptions::kv_format).
+pub fn estimate(
+    bundle: &Bundle,
+    context: usize,
+    sessions: usize,
+    kv_format: Option<KvFormat>,
+) -> MemoryEstimate {
     let config = bundle.config();
+    let format = kv_format_of(bundle, kv_format);
     let sessions = sessions as u64;
     let (layers, kv_heads) = (config.num_hidden_layers, config.num_key_value_heads);
     MemoryEstimate::new(
@@ -79,13 +89,20 @@ pub fn estimate(bundle: &Bundle, context: usize, sessions: usize) -> MemoryEstim
         vec![
             (
                 "keys and values",
-                sessions * KvCache::bytes(layers, context, kv_heads, config.head_dim),
+                sessions * KvCache::bytes(layers, context, format, kv_heads, config.head_dim),
             ),
             ("scratch", sessions * session_bytes(config)),
             ("samplers", sessions * Sampler::bytes(config.vocab_size)),
             ("tokenizer", tokenizer_bytes(bundle)),
         ],
     )
+}
+
+/// The format of keys and values that was asked for, or the one that suits the weights: f32 beside f32 weights, otherwise f16.
+pub(crate) fn kv_format_of(bundle: &Bundle, asked: Option<KvFormat>) -> KvFormat {
+    let weights = bundle.weights();
+    let is_f32 = weights.embed_tokens().format() == Format::F32;
+    asked.unwrap_or(if is_f32 { KvFormat::F32 } else { KvFormat::F16 })
 }
 
 /// Bytes of a session besides its keys and values: scratch, logits, two hidden states.

@@ -470,7 +470,7 @@ fn the_byte_cap_holds() {
         )
     };
     let reference = model(ModelType::Llama, Format::Q8);
-    let estimate = memory::estimate(reference.bundle(), CONTEXT, 1);
+    let estimate = memory::estimate(reference.bundle(), CONTEXT, 1, None);
     assert_eq!(estimate.total, estimate.anonymous + estimate.file_backed);
     let samplers = estimate
         .parts

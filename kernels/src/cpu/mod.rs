@@ -10,9 +10,7 @@ mod table;
 pub use table::{Table, tables};
 
 use crate::pool::Pool;
-use crate::{
-    Activations, AttentionShape, KernelError, KvSource, MAX_KV_BLOCK, Matrix, Result,
-};
+use crate::{Activations, AttentionShape, KernelError, KvSource, MAX_KV_BLOCK, Matrix, Result};
 
 /// Bands of a matrix product start at multiples of this many rows: 16 floats of `y` are a cache line, so no two threads
 /// write one.

@@ -111,7 +111,7 @@ impl<'a> Report<'a> {
             tokenizer,
             chat_template: bundle.chat_template(),
             provenance: bundle.provenance(),
-            memory: MemoryReport::new(context, &estimate(bundle, context, 1)),
+            memory: MemoryReport::new(context, &estimate(bundle, context, 1, None)),
             tensors: tensors.collect(),
         })
     }
