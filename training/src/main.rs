@@ -61,9 +61,9 @@ enum Stage {
         /// When a deletion is kept.
         #[arg(long, value_enum, default_value_t = Criterion::AnswerAndNumbers)]
         criterion: Criterion,
-        /// The least probability that the student must give to what must stay right, 0 to 1.
-        #[arg(long, default_value_t = 0.0)]
-        confidence: f32,
+        /// The most that a deletion may cost in log-probability of what the criterion looks at, in nats.
+        #[arg(long, default_value_t = 0.7)]
+        margin: f32,
         /// Where to write the shortened rows; the counts go beside it as `.json`.
         #[arg(long)]
         out: PathBuf,
@@ -198,13 +198,10 @@ fn run(stage: Stage) -> Result<()> {
             rows,
             limit,
             criterion,
-            confidence,
+            margin,
             out,
         } => {
-            let rule = Rule {
-                criterion,
-                confidence,
-            };
+            let rule = Rule { criterion, margin };
             let deletions = shorten_file(&checkpoint, &rows, limit, rule, &out, |n| {
                 eprintln!("{n} rows")
             })?;

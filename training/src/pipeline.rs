@@ -80,9 +80,8 @@ pub enum Stage {
         limit: Option<usize>,
         /// When a deletion is kept.
         criterion: Criterion,
-        /// The least probability that the student must give to what must stay right.
-        #[serde(default)]
-        confidence: f32,
+        /// See [`Rule::margin`].
+        margin: f32,
         /// Output.
         out: PathBuf,
     },
@@ -230,13 +229,13 @@ fn run_stage(stage: &Stage, folder: &Path, chain: &str, stop: &Arc<AtomicBool>) 
             rows,
             limit,
             criterion,
-            confidence,
+            margin,
             out,
         } => {
             let from = checkpoint::newest(&at(checkpoint))?;
             let rule = Rule {
                 criterion: *criterion,
-                confidence: *confidence,
+                margin: *margin,
             };
             shorten_file(&from, &at(rows), *limit, rule, &at(out), |n| {
                 eprintln!("{n} rows")

@@ -3,9 +3,10 @@
 //! The test of Skip-Thinking's second stage (arXiv 2505.18642; the paper's exact order and prompts are not public): remove chunks one at
 //! a time and keep a removal when the student's answer stays right. With [`Criterion::Answer`] that is the whole rule. It has a hole: as long as
 //! the last equation stays, the answer stays right, although a student that has to *write* that equation itself may need the steps before it.
-//! [`Criterion::AnswerAndNumbers`], a variant of ours, therefore also asks that the student still predicts every digit of the chunks that are kept,
-//! but for a chunk's first token: there the student may well prefer another chunk. A digit that is right by a hair is luck on this row and an error on
-//! the next, so both criteria can ask for a probability ([`Rule::confidence`]).
+//! [`Criterion::AnswerAndNumbers`], a variant of ours, therefore also looks at the digits of the chunks that are kept, but for a chunk's first token:
+//! there the student may well prefer another chunk. A digit that is right by a hair is luck on this row and an error on the next, while one of
+//! which the student was never sure says nothing about the deletion. So what counts is how much log-probability the deletion costs
+//! ([`Rule::margin`]).
 //!
 //! ```text
 //! chunks ─each alone removed─▶ candidates ─all removed at once─▶ right? keep that : remove cumulatively, left to right
@@ -29,9 +30,9 @@ use crate::student::Student;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Criterion {
-    /// The student's answer stays right.
+    /// The student's answer stays right, and it is as sure of it, within the margin.
     Answer,
-    /// The answer stays right and the student still predicts every digit of the kept chunks (ours).
+    /// The answer stays right and the student is as sure of it and of the digits of the kept chunks, within the margin (ours).
     AnswerAndNumbers,
 }
 
@@ -40,8 +41,8 @@ pub enum Criterion {
 pub struct Rule {
     /// What must stay right.
     pub criterion: Criterion,
-    /// The least probability that the student must give to what must stay right, 0 to 1; 0 asks only that it picks it.
-    pub confidence: f32,
+    /// The most that the log-probability of what the criterion looks at may fall against the full chain, in nats over the whole row.
+    pub margin: f32,
 }
 
 /// What was deleted, by role of the chunk.
@@ -144,16 +145,15 @@ fn kept_chunks(
     rows: &[Row],
     rule: Rule,
 ) -> Result<Vec<Option<Vec<bool>>>> {
-    let test = |trials: &[(usize, Vec<bool>)]| -> Result<Vec<bool>> {
+    let ask = |trials: &[(usize, Vec<bool>)]| -> Result<Vec<Evidence>> {
         let encoded = trials
             .iter()
             .map(|(row, keep)| encode(encoder, &rows[*row], keep, *row))
             .collect::<Result<Vec<_>>>()?;
         let predicted = predictions(student, &encoded)?;
-        Ok(encoded
-            .iter()
-            .zip(&predicted)
-            .map(|(row, predicted)| passes(encoder, row, predicted, rule))
+        let pairs = encoded.iter().zip(&predicted);
+        Ok(pairs
+            .map(|(row, predicted)| Evidence::new(encoder, row, predicted, rule.criterion))
             .collect())
     };
 
@@ -162,7 +162,15 @@ fn kept_chunks(
         .enumerate()
         .map(|(i, r)| (i, vec![true; r.chunks.len()]))
         .collect();
-    let solved = test(&full)?;
+    let whole = ask(&full)?;
+    let solved: Vec<bool> = whole.iter().map(Evidence::answer_is_right).collect();
+    let test = |trials: &[(usize, Vec<bool>)]| -> Result<Vec<bool>> {
+        let found = ask(trials)?;
+        let pairs = trials.iter().zip(&found);
+        Ok(pairs
+            .map(|((row, keep), found)| found.holds(keep, &whole[*row], rule.margin))
+            .collect())
+    };
 
     let alone: Vec<(usize, Vec<bool>)> = full
         .iter()
@@ -232,24 +240,83 @@ fn encode(encoder: &Encoder, row: &Row, keep: &[bool], group: usize) -> Result<T
     Ok(tokens)
 }
 
-/// Whether every token that the rule looks at was predicted.
-fn passes(encoder: &Encoder, row: &TokenizedRow, predicted: &[Prediction], rule: Rule) -> bool {
-    let open = encoder.route(ROUTE).map(|(_, token)| token);
-    let starts_chunk = |at: usize| {
-        let before = row.tokens[at - 1];
-        before == encoder.separator() || Some(before) == open
-    };
-    let is_number = |at: usize| encoder.is_digit(row.tokens[at]) && !starts_chunk(at);
-    row.scored().zip(predicted).all(|((at, _), prediction)| {
-        let matters =
-            at >= row.answer || (rule.criterion == Criterion::AnswerAndNumbers && is_number(at));
-        !matters || (prediction.is_picked && prediction.probability >= rule.confidence)
-    })
+/// What the student predicts at the tokens that a criterion looks at.
+struct Evidence {
+    /// By chunk.
+    chunks: Vec<Vec<Prediction>>,
+    answer: Vec<Prediction>,
+}
+
+impl Evidence {
+    fn new(
+        encoder: &Encoder,
+        row: &TokenizedRow,
+        predicted: &[Prediction],
+        criterion: Criterion,
+    ) -> Self {
+        let mut evidence = Evidence {
+            chunks: vec![Vec::new()],
+            answer: Vec::new(),
+        };
+        let mut starts_chunk = true;
+        for ((at, _), prediction) in row.scored().zip(predicted) {
+            let token = row.tokens[at];
+            if at >= row.answer {
+                evidence.answer.push(*prediction);
+            } else if token == encoder.separator() {
+                evidence.chunks.push(Vec::new());
+                starts_chunk = true;
+                continue;
+            } else if criterion == Criterion::AnswerAndNumbers
+                && encoder.is_digit(token)
+                && !starts_chunk
+            {
+                let chunk = evidence.chunks.last_mut().expect("there is a first chunk");
+                chunk.push(*prediction);
+            }
+            starts_chunk = false;
+        }
+        evidence
+    }
+
+    fn answer_is_right(&self) -> bool {
+        self.answer.iter().all(|p| p.is_picked)
+    }
+
+    /// Whether a trial that keeps the chunks `keep` still gives the answer and loses at most `margin` against the full chain.
+    fn holds(&self, keep: &[bool], full: &Evidence, margin: f32) -> bool {
+        let kept = full.chunks.iter().zip(keep).filter(|(_, keep)| **keep);
+        let before = kept.flat_map(|(chunk, _)| chunk).chain(&full.answer);
+        let now = self.chunks.iter().flatten().chain(&self.answer);
+        let sum = |total: f32, p: &Prediction| total + p.probability.max(f32::MIN_POSITIVE).ln();
+        self.answer_is_right() && now.fold(0.0, sum) >= before.fold(0.0, sum) - margin
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deletion_may_cost_the_margin_and_not_the_answer() {
+        let p = |probability: f32| Prediction {
+            is_picked: probability > 0.5,
+            probability,
+        };
+        let full = Evidence {
+            chunks: vec![vec![p(0.4)], vec![p(0.9), p(0.9)]],
+            answer: vec![p(0.95)],
+        };
+        let trial = |digits: [f32; 2], answer: f32| Evidence {
+            chunks: vec![digits.map(p).to_vec()],
+            answer: vec![p(answer)],
+        };
+        let holds = |trial: Evidence| trial.holds(&[false, true], &full, 0.5);
+        assert!(full.answer_is_right() && holds(trial([0.9, 0.9], 0.95)));
+        assert!(holds(trial([0.6, 0.9], 0.95)), "ln 0.9/0.6 = 0.41");
+        assert!(!holds(trial([0.6, 0.8], 0.95)));
+        assert!(!holds(trial([0.99, 0.99], 0.5)), "another answer");
+    }
 
     #[test]
     fn cumulative_keeps_what_the_test_needs() {
