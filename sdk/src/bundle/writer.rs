@@ -231,20 +231,34 @@ impl<W: Write + Seek> BundleWriter<W> {
     ) -> Result<()> {
         let weight = self.expect_weight(name)?;
         let mut values = std::mem::take(&mut self.row);
-        let mut packed = std::mem::take(&mut self.packed);
         values.resize(weight.cols, 0.0);
+        let written = self.write_packed_rows(name, |row, packed| {
+            fill(row, &mut values)?;
+            pack(weight.format, &values, packed)
+        });
+        self.row = values;
+        written
+    }
+
+    /// Writes the next tensor from rows that `fill` packs itself, in its declared format. One row is in memory at a time.
+    pub(crate) fn write_packed_rows(
+        &mut self,
+        name: &str,
+        mut fill: impl FnMut(usize, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        let weight = self.expect_weight(name)?;
+        let mut packed = std::mem::take(&mut self.packed);
         packed.resize(weight.format.row_bytes(weight.cols), 0);
         let mut hasher = crc32fast::Hasher::new();
         let mut write = |row: usize| {
-            fill(row, &mut values)?;
-            pack(weight.format, &values, &mut packed)?;
+            fill(row, &mut packed)?;
             hasher.update(&packed);
             self.put(&packed)
         };
         for row in 0..weight.rows {
             write(row).map_err(|error| error.at(format_args!("tensor `{name}`: row {row}")))?;
         }
-        (self.row, self.packed) = (values, packed);
+        self.packed = packed;
         self.slots[self.next].crc = hasher.finalize();
         self.next += 1;
         Ok(())
