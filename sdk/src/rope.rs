@@ -14,10 +14,7 @@ impl Rope {
     pub(crate) fn new(config: &ModelConfig) -> Self {
         let half = config.head_dim / 2;
         let inverse_frequencies = (0..half)
-            .map(|i| {
-                let exponent = (2 * i) as f64 / config.head_dim as f64;
-                scale(config.rope_theta.powf(-exponent), &config.rope_scaling)
-            })
+            .map(|i| scale(frequency(config, i), &config.rope_scaling))
             .collect();
         Rope {
             inverse_frequencies,
@@ -37,12 +34,18 @@ impl Rope {
     }
 }
 
+/// The inverse frequency of pair `i`, not scaled.
+pub(crate) fn frequency(config: &ModelConfig, i: usize) -> f64 {
+    let exponent = (2 * i) as f64 / config.head_dim as f64;
+    config.rope_theta.powf(-exponent)
+}
+
 /// One inverse frequency under `scaling`.
 ///
 /// `llama3`: wavelengths beyond `original / low_freq_factor` are stretched by `factor`, those below
 /// `original / high_freq_factor` are kept, those between are blended linearly in frequency. Source: the `llama3` rule of
 /// Hugging Face transformers, `modeling_rope_utils.py`.
-fn scale(frequency: f64, scaling: &RopeScaling) -> f64 {
+pub(crate) fn scale(frequency: f64, scaling: &RopeScaling) -> f64 {
     match *scaling {
         RopeScaling::Llama3 {
             factor,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! skim import qwen3-0.6b/ qwen3.skim --quant q8     a Hugging Face folder becomes a bundle
+//! skim import qwen3-0.6b-Q8_0.gguf qwen3.skim       a GGUF file of llama.cpp, too
 //! skim inspect qwen3.skim                           what is in it, what memory it will take
 //! skim run qwen3.skim "How long is 7:40 in minutes?" --route cot
 //! skim eval qwen3.skim questions.jsonl.gz           accuracy and cost, question by question
@@ -44,7 +45,7 @@ enum Command {
     Logits(logits::Logits),
     /// Measure speed and memory.
     Bench(bench::Bench),
-    /// Make a bundle from a Hugging Face folder.
+    /// Make a bundle from a Hugging Face folder or a GGUF file.
     Import(import::Import),
     /// Show what is in a bundle.
     Inspect(inspect::Inspect),

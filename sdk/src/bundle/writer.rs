@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -229,29 +230,43 @@ impl<W: Write + Seek> BundleWriter<W> {
         name: &str,
         mut fill: impl FnMut(usize, &mut [f32]) -> Result<()>,
     ) -> Result<()> {
-        let weight = self.expect_weight(name)?;
+        let Weight { format, cols, .. } = self.expect_weight(name)?;
         let mut values = std::mem::take(&mut self.row);
-        let mut packed = std::mem::take(&mut self.packed);
-        let (format, cols) = (weight.format, weight.cols);
         values.resize(format.panel_rows() * cols, 0.0);
-        packed.resize(format.panel_bytes(cols), 0);
-        let mut hasher = crc32fast::Hasher::new();
-        for first in (0..weight.rows).step_by(format.panel_rows()) {
-            let rows = format.panel_rows().min(weight.rows - first);
-            let values = &mut values[..rows * cols];
-            for lane in 0..rows {
-                let row = first + lane;
-                let values = &mut values[lane * cols..][..cols];
+        let written = self.write_panels(name, |rows, panel| {
+            let values = &mut values[..rows.len() * cols];
+            for (row, values) in rows.clone().zip(values.chunks_exact_mut(cols)) {
                 fill(row, values)
                     .and_then(|()| check_finite(values))
-                    .map_err(|error| error.at(format_args!("tensor `{name}`: row {row}")))?;
+                    .map_err(|error| error.at(format_args!("row {row}")))?;
             }
-            pack(format, cols, first, values, &mut packed)
+            pack(format, cols, rows.start, values, panel)
+        });
+        self.row = values;
+        written
+    }
+
+    /// Writes the next tensor from panels that `fill` packs itself, in its declared format: it gets the rows of the panel and its
+    /// bytes, in which every row is zero. One panel is in memory at a time.
+    pub(crate) fn write_panels(
+        &mut self,
+        name: &str,
+        mut fill: impl FnMut(Range<usize>, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        let Weight {
+            format, rows, cols, ..
+        } = self.expect_weight(name)?;
+        let mut packed = std::mem::take(&mut self.packed);
+        packed.resize(format.panel_bytes(cols), 0);
+        let mut hasher = crc32fast::Hasher::new();
+        for first in (0..rows).step_by(format.panel_rows()) {
+            quant::clear_panel(format, &mut packed);
+            fill(first..rows.min(first + format.panel_rows()), &mut packed)
                 .map_err(|error| error.at(format_args!("tensor `{name}`")))?;
             hasher.update(&packed);
             self.put(&packed)?;
         }
-        (self.row, self.packed) = (values, packed);
+        self.packed = packed;
         self.slots[self.next].crc = hasher.finalize();
         self.next += 1;
         Ok(())

@@ -1,4 +1,6 @@
-//! Makes bundles from what others publish: a Hugging Face folder, or only the shape of a model.
+//! Makes bundles from what others publish: a Hugging Face folder, a GGUF file, or only the shape of a model.
+//!
+//! Of a Hugging Face folder:
 //!
 //! ```text
 //! config.json                                   → config      refused if it names what this runtime does not do
@@ -8,10 +10,15 @@
 //! generation_config.json                        → generation
 //! ```
 //!
+//! A GGUF file has all of this in one; its tensors may be quantized. Matrices keep their class of precision unless a format is
+//! asked for: F32 → f32, F16 and BF16 → f16, Q8_0 → q8 and Q4_0 → q4 with the same scales and integers, Q4_1 and Q4_K → q4,
+//! Q5_0, Q5_1, Q5_K and Q6_K → q8, the last two groups by way of f32.
+//!
 //! Everything is checked before the first byte is written, and the bundle gets its name when it is whole. Weights stream row by
 //! row from the mapped source: besides the map, memory holds 16 rows and the write buffer, whatever the size of the model.
 
 mod checkpoint;
+mod gguf;
 mod reasoning;
 mod synth;
 
@@ -30,20 +37,34 @@ use checkpoint::Checkpoint;
 
 pub use synth::synth;
 
+/// The format of the matrices of a Hugging Face folder where none is asked for.
+const DEFAULT_FORMAT: Format = Format::Q8;
+
 /// How to import.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ImportOptions {
-    format: Format,
+    /// `None`: see [`ImportOptions::default`].
+    format: Option<Format>,
     tokenizer: bool,
+}
+
+impl Default for ImportOptions {
+    /// Matrices of a GGUF file keep their class of precision, those of a Hugging Face folder become q8.
+    fn default() -> ImportOptions {
+        ImportOptions {
+            format: None,
+            tokenizer: true,
+        }
+    }
 }
 
 impl ImportOptions {
     /// Imports matrices (projections, embedding and output head) in `format`; norms and biases stay f32.
     pub fn new(format: Format) -> ImportOptions {
         ImportOptions {
-            format,
-            tokenizer: true,
+            format: Some(format),
+            ..ImportOptions::default()
         }
     }
 
@@ -57,7 +78,7 @@ impl ImportOptions {
 /// Called as an import goes on: bytes read so far, bytes in all, the tensor in work.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64, &str);
 
-/// Imports the Hugging Face folder `source` into a bundle at `out`.
+/// Imports `source`, a Hugging Face folder or a GGUF file (known by its first bytes, whatever its name), into a bundle at `out`.
 ///
 /// If the tokenizer has the tokens `<think>` and `</think>`, the bundle gets the routes `cot` and `direct` over them; otherwise
 /// only `direct`.
@@ -65,20 +86,25 @@ pub type Progress<'a> = &'a mut dyn FnMut(u64, u64, &str);
 /// # Errors
 /// [`ErrorKind::Unsupported`] for another architecture or option, naming it and what is supported;
 /// [`ErrorKind::MissingTensor`], [`ErrorKind::Shape`] (both shapes named), [`ErrorKind::Dtype`] for a checkpoint that does not fit
-/// its configuration; [`ErrorKind::Tokenizer`] if there is none and one was asked for. Nothing is written then.
+/// its configuration; [`ErrorKind::Tokenizer`] if there is none and one was asked for; for a GGUF file also what its grammar breaks
+/// ([`ErrorKind::Format`], [`ErrorKind::Version`], [`ErrorKind::Truncated`], [`ErrorKind::Offsets`]). Nothing is written then.
 pub fn import(
     source: &Path,
     out: &Path,
     options: &ImportOptions,
     progress: Progress<'_>,
 ) -> Result<()> {
-    let spec = read_spec(source, options)?;
+    if gguf::is_gguf(source) {
+        return gguf::import(source, out, options, progress);
+    }
+    let format = options.format.unwrap_or(DEFAULT_FORMAT);
+    let spec = read_spec(source, options, format)?;
     let checkpoint = Checkpoint::open(source)?;
     let total = checkpoint
         .check(&spec.config)
         .map_err(|error| error.at(source.display()))?;
 
-    let decls = TensorDecl::for_model(&spec.config, options.format);
+    let decls = TensorDecl::for_model(&spec.config, format);
     let mut writer = BundleWriter::create(out, spec, &decls)?;
     let mut done = 0;
     for decl in &decls {
@@ -100,9 +126,10 @@ pub fn import(
 }
 
 /// Everything but the weights.
-fn read_spec(source: &Path, options: &ImportOptions) -> Result<BundleSpec> {
+fn read_spec(source: &Path, options: &ImportOptions, format: Format) -> Result<BundleSpec> {
     if !source.is_dir() {
-        let message = "is not a folder with `config.json` and `model.safetensors`";
+        let message =
+            "is neither a folder with `config.json` and `model.safetensors` nor a GGUF file";
         return Err(Error::new(ErrorKind::Io, message).at(source.display()));
     }
     let at = |name: &str| source.join(name);
@@ -130,7 +157,7 @@ fn read_spec(source: &Path, options: &ImportOptions) -> Result<BundleSpec> {
         "source": "hugging face folder",
         "folder": source.file_name().map(|name| name.to_string_lossy()),
         "architecture": serde_json::from_str::<Value>(&config_json).ok().and_then(|c| c.pointer("/architectures/0").cloned()),
-        "format": options.format.name(),
+        "format": format.name(),
         "tool": concat!("skimstone ", env!("CARGO_PKG_VERSION")),
     });
     Ok(spec)

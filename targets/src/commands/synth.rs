@@ -38,6 +38,6 @@ impl Synth {
         // By itself first, so that its errors name its file and those of writing the bundle.
         ModelConfig::from_json(&json).map_err(|error| error.at(self.config.display()))?;
         with_tensor_progress(|progress| synth(&json, self.quant, &self.out, self.seed, progress))?;
-        print_made(&self.out, self.quant)
+        print_made(&self.out)
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::harness::{CONTEXT, Folder, VOCAB, config_json, save_weights, skim};
+use crate::harness::{CONTEXT, Folder, VOCAB, config_json, data, save_weights, skim};
 
 #[test]
 fn import_in_every_format_and_inspect() {
@@ -96,6 +96,32 @@ fn import_refuses_and_writes_nothing() {
     skim!["import", source, folder.path("no/such/out.skim")].refused(&["out.skim", "No such file"]);
     skim!["import", source, out, "--quant", "q5"].refused(&["q5", "f32, f16, q8, q4"]);
     assert_eq!(folder.names(), ["hf"]);
+}
+
+#[test]
+fn import_knows_gguf_by_its_first_bytes() {
+    let folder = Folder::new();
+    let out = folder.path("out.skim");
+    let cut = folder.write("cut.gguf", b"GGUF\x03\0\0\0");
+    skim!["import", cut, out].refused(&[
+        "cut.gguf",
+        "the number of tensors needs 8 bytes at offset 8, there are 0 left",
+    ]);
+    let other = folder.write("other.gguf", b"GGML\x03\0\0\0");
+    skim!["import", other, out].refused(&["other.gguf", "nor a GGUF file"]);
+    assert!(!out.exists(), "nothing is written");
+
+    let Some(file) = data("models/stories260K/gguf/stories260K-Q8_0.gguf") else {
+        return;
+    };
+    // Rows that are not whole blocks are f16 in the file, so without `--quant` both stand in the bundle.
+    let said = skim!["import", file, out].text();
+    assert!(said.contains("260,032 parameters in f16 and q8"), "{said}");
+    let said = skim!["run", out, "Once upon a time", "--budget-tokens", "8"].text();
+    assert!(said.contains("there was a little girl"), "{said}");
+    let said = skim!["import", file, out, "--quant", "q4", "--no-tokenizer"].text();
+    assert!(said.contains("parameters in q4"), "{said}");
+    assert!(skim!["inspect", out, "--json"].json()["tokenizer"].is_null());
 }
 
 #[test]
