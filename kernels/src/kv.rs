@@ -18,6 +18,22 @@ pub enum KvFormat {
 }
 
 impl KvFormat {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+
+    /// The name used on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+
+    /// The format of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
     /// Bytes of one value.
     pub const fn bytes(self) -> usize {
         match self {

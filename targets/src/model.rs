@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use skimstone::kernels::Format;
+use skimstone::kernels::{Format, KvFormat};
 use skimstone::{
     ChatOptions, ChatTemplate, Error, ErrorKind, Message, Model, ModelOptions, OpenOptions, TokenId,
 };
@@ -27,6 +27,10 @@ pub(crate) struct ModelArgs {
     /// Positions of the context [default: the model's, at most 4096].
     #[arg(long, value_name = "N", display_order = LAST, value_parser = at_least_one)]
     context: Option<usize>,
+
+    /// Store keys and values as f32 or f16 [default: f32 beside f32 weights, else f16].
+    #[arg(long, value_name = "FORMAT", display_order = LAST, value_parser = kv_format)]
+    kv: Option<KvFormat>,
 }
 
 impl ModelArgs {
@@ -50,6 +54,7 @@ impl ModelArgs {
     fn open_with(&self, context: Option<usize>) -> Result<Model> {
         let mut options = ModelOptions::new().with_threads(self.threads.unwrap_or(0));
         options.context = context;
+        options.kv_format = self.kv;
         Ok(Model::open(&self.path, options)?)
     }
 
@@ -119,8 +124,14 @@ pub(crate) fn at_least_one(argument: &str) -> Result<usize, String> {
 
 /// Parses the name of a weight format.
 pub(crate) fn format(argument: &str) -> Result<Format, String> {
-    Format::from_name(argument).ok_or_else(|| {
-        let known: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
-        format!("known formats: {}", known.join(", "))
-    })
+    Format::from_name(argument).ok_or_else(|| known(Format::ALL.map(Format::name)))
+}
+
+/// Parses the name of a format of keys and values.
+fn kv_format(argument: &str) -> Result<KvFormat, String> {
+    KvFormat::from_name(argument).ok_or_else(|| known(KvFormat::ALL.map(KvFormat::name)))
+}
+
+fn known<const N: usize>(names: [&str; N]) -> String {
+    format!("known formats: {}", names.join(", "))
 }

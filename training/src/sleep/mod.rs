@@ -5,7 +5,7 @@
 //! ```
 //!
 //! [`definitions`] holds the published definitions and thresholds with their sources, [`arithmetic`] the steps that a chain is made of,
-//! [`teacher`] one chain per [`Kind`], [`phrases`] the varied words around them, [`generate`] and [`nights`] the inputs.
+//! [`solve`] what each [`Kind`] asks for, [`teacher`] the chain around it, [`phrases`] the varied words around them, [`generate`] and [`nights`] the inputs.
 //! The teacher reports and compares; it never diagnoses. Red flags refer to a clinician.
 
 pub mod arithmetic;
@@ -16,6 +16,7 @@ pub mod kind;
 pub mod nights;
 pub mod phrases;
 pub mod rows;
+pub mod solve;
 pub mod teacher;
 
 pub use kind::Kind;
