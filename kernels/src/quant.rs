@@ -142,12 +142,12 @@ pub fn pack_codes(
             actual: lane,
         });
     }
-    let range = match format {
-        Format::Q8 => -128..=127,
-        Format::Q4 => -8..=7,
-        Format::F32 | Format::F16 => 1..=0,
+    let fits = |code: &i8| match format {
+        Format::Q8 => true,
+        Format::Q4 => (-8..=7).contains(code),
+        Format::F32 | Format::F16 => false,
     };
-    if let Some(index) = codes.iter().position(|code| !range.contains(code)) {
+    if let Some(index) = codes.iter().position(|code| !fits(code)) {
         return Err(KernelError::Value {
             index,
             value: f32::from(codes[index]),

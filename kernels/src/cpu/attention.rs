@@ -167,16 +167,18 @@ fn scores_of<I: Isa, W: FloatFormat, const H: usize>(
         vector += 1;
     }
     // What a stride has beyond whole vectors; the same operations, one lane each.
-    for position in vector * I::LANES..place.end {
-        for h in 0..H {
+    let rest = vector * I::LANES..place.end.max(vector * I::LANES);
+    for h in 0..H {
+        let q = &q[h * place.dim..][..place.dim];
+        for (score, position) in scores[h][rest.clone()].iter_mut().zip(rest.clone()) {
             let mut sum = isa.splat(0.0);
-            for d in 0..place.dim {
+            for (d, q) in q.iter().enumerate() {
                 let mut value = [0.0];
                 let at = (d * place.stride + position) * W::BYTES;
                 W::unpack(&k[at..at + W::BYTES], &mut value);
-                sum = isa.fma(isa.splat(value[0]), isa.splat(q[h * place.dim + d]), sum);
+                sum = isa.fma(isa.splat(value[0]), isa.splat(*q), sum);
             }
-            scores[h][position] = scale * isa.first(sum);
+            *score = scale * isa.first(sum);
         }
     }
     H

@@ -5,6 +5,9 @@ use half::f16;
 use crate::pool::Band;
 use crate::{AttentionShape, KvFormat, KvSource};
 
+/// Gets a score and the value by dimension.
+type Visit<'a> = dyn FnMut(f64, &dyn Fn(usize) -> f32) + 'a;
+
 /// `out[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j]) · v[j]` over the entries `j` that are visible and not later than
 /// the query. The band counts in values of `out` seen as one row `[T·H·D]` and starts and ends between heads.
 pub(crate) fn attention(
@@ -31,7 +34,7 @@ pub(crate) fn attention(
                 KvFormat::F16 => f16::from_le_bytes(bytes.as_chunks().0[at]).to_f32(),
             }
         };
-        let for_each_seen = |f: &mut dyn FnMut(f64, &dyn Fn(usize) -> f32)| {
+        let for_each_seen = |f: &mut Visit<'_>| {
             for b in 0..kv.blocks() {
                 let block = kv.block(b);
                 for j in 0..block.len {
