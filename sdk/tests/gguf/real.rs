@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use skimstone::import::{ImportOptions, import};
-use skimstone::kernels::Format;
+use skimstone::kernels::{Format, KvFormat};
 use skimstone::{
     Bundle, Generate, GenerateOptions, Model, ModelOptions, Session, SessionOptions, TokenId,
 };
@@ -73,7 +73,11 @@ fn greedy_ids() {
         let out = tempfile::tempdir().unwrap();
         let path = out.path().join("out.skim");
         import(&file, &path, &ImportOptions::default(), &mut |_, _, _| {}).unwrap();
-        let model = Model::open(&path, ModelOptions::default().with_threads(2)).unwrap();
+        // As the golden ids were made: keys and values of 32 bits.
+        let options = ModelOptions::default()
+            .with_threads(2)
+            .with_kv_format(KvFormat::F32);
+        let model = Model::open(&path, options).unwrap();
         let formats = formats(model.bundle());
         assert!(formats.contains(&format), "{kind} {formats:?}");
         let mut session = Session::new(&model, SessionOptions::new()).unwrap();
