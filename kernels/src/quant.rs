@@ -162,12 +162,12 @@ pub fn pack_codes(
 
 /// Makes every row of a quantized panel zero: scales of zero and the codes that stand for it.
 pub fn clear_panel(format: Format, panel: &mut [u8]) {
-    let (block_bytes, zero) = match format {
-        Format::Q8 => (Q8_BYTES, 0x80),
-        Format::Q4 => (Q4_BYTES, 0x88),
+    let zero = match format {
+        Format::Q8 => 0x80,
+        Format::Q4 => 0x88,
         Format::F32 | Format::F16 => return panel.fill(0),
     };
-    for block in panel.chunks_exact_mut(block_bytes) {
+    for block in panel.chunks_exact_mut(format.panel_bytes(BLOCK)) {
         let (scales, codes) = block.split_at_mut(SCALE_BYTES);
         scales.fill(0);
         codes.fill(zero);
@@ -189,11 +189,7 @@ fn check_panel(op: &'static str, format: Format, cols: usize, actual: usize) -> 
 
 /// Writes block `b` of row `lane`.
 fn put(format: Format, panel: &mut [u8], b: usize, lane: usize, scale: f16, codes: &[i8; BLOCK]) {
-    let bytes = if format == Format::Q8 {
-        Q8_BYTES
-    } else {
-        Q4_BYTES
-    };
+    let bytes = format.panel_bytes(BLOCK);
     let (scales, out) = panel[b * bytes..(b + 1) * bytes].split_at_mut(SCALE_BYTES);
     scales[2 * lane..2 * lane + 2].copy_from_slice(&scale.to_le_bytes());
     for (column, code) in codes.iter().enumerate() {
@@ -221,11 +217,7 @@ fn q4_at(lane: usize, column: usize) -> (usize, u32) {
 
 /// Scale and codes of block `b` of row `lane` of a quantized panel.
 pub(crate) fn block_of(format: Format, panel: &[u8], b: usize, lane: usize) -> (f16, [i8; BLOCK]) {
-    let bytes = if format == Format::Q8 {
-        Q8_BYTES
-    } else {
-        Q4_BYTES
-    };
+    let bytes = format.panel_bytes(BLOCK);
     let (scales, from) = panel[b * bytes..(b + 1) * bytes].split_at(SCALE_BYTES);
     let scale = f16::from_le_bytes([scales[2 * lane], scales[2 * lane + 1]]);
     let codes = std::array::from_fn(|column| {
@@ -347,14 +339,12 @@ pub fn first_bad_scale(
     cols: usize,
     panels: &[u8],
 ) -> Option<(usize, usize, usize)> {
-    let block_bytes = match format {
-        Format::Q8 => Q8_BYTES,
-        Format::Q4 => Q4_BYTES,
-        Format::F32 | Format::F16 => return None,
-    };
+    if !format.is_quantized() {
+        return None;
+    }
     let per_panel = cols.div_ceil(BLOCK).max(1);
     panels
-        .chunks_exact(block_bytes)
+        .chunks_exact(format.panel_bytes(BLOCK))
         .enumerate()
         .find_map(|(index, block)| {
             let scales = block[..SCALE_BYTES].as_chunks::<2>().0;

@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::data;
+use common::{data, generate_greedily};
 use skimstone::import::{ImportOptions, import};
 use skimstone::kernels::Format;
-use skimstone::{Generate, GenerateOptions, Model, ModelOptions, Session, SessionOptions, TokenId};
+use skimstone::{Model, ModelOptions, TokenId};
 
 #[test]
 fn stories260k_greedy() {
@@ -23,17 +23,7 @@ fn stories260k_greedy() {
         let options = ImportOptions::new(format).tokenizer(false);
         import(&folder.join("hf"), &path, &options, &mut |_, _, _| {}).unwrap();
         let model = Model::open(&path, ModelOptions::default().with_threads(2)).unwrap();
-        let mut session = Session::new(&model, SessionOptions::new()).unwrap();
-        let options = GenerateOptions {
-            max_tokens: Some(want.len() - prompt.len()),
-            stop_ids: Some(Vec::new()),
-            ..GenerateOptions::default()
-        };
-        let piece = Generate::new(&mut session, &prompt, options)
-            .unwrap()
-            .collect_all()
-            .unwrap();
-        let got = [prompt.as_slice(), &piece.ids].concat();
+        let got = generate_greedily(&model, &prompt, want.len());
         assert_eq!(got.len(), want.len());
         assert_eq!(got[..exact], want[..exact], "{}", format.name());
     }

@@ -128,6 +128,15 @@ pub(crate) trait PanelFormat {
     ) -> [I::Integers; T];
 }
 
+/// The scales of a block and the `CODES` bytes after them.
+#[inline(always)]
+fn split<const CODES: usize>(block: &[u8]) -> (&[u8; SCALE_BYTES], &[u8; CODES]) {
+    let (scales, codes) = block
+        .split_first_chunk()
+        .expect("a block starts with its scales");
+    (scales, codes.first_chunk().expect("its codes follow"))
+}
+
 /// [`Format::Q8`](crate::Format::Q8)
 pub(crate) enum Q8 {}
 
@@ -142,13 +151,7 @@ impl PanelFormat for Q8 {
 
     #[inline(always)]
     fn split(block: &Self::Block) -> (&[u8; SCALE_BYTES], &Self::Codes) {
-        let (scales, codes) = block.split_at(SCALE_BYTES);
-        (
-            scales
-                .first_chunk()
-                .expect("a block starts with its scales"),
-            codes.first_chunk().expect("a Q8 block holds 512 codes"),
-        )
+        split(block)
     }
 
     #[inline(always)]
@@ -176,13 +179,7 @@ impl PanelFormat for Q4 {
 
     #[inline(always)]
     fn split(block: &Self::Block) -> (&[u8; SCALE_BYTES], &Self::Codes) {
-        let (scales, codes) = block.split_at(SCALE_BYTES);
-        (
-            scales
-                .first_chunk()
-                .expect("a block starts with its scales"),
-            codes.first_chunk().expect("a Q4 block holds 256 bytes"),
-        )
+        split(block)
     }
 
     #[inline(always)]

@@ -246,8 +246,8 @@ impl<W: Write + Seek> BundleWriter<W> {
         written
     }
 
-    /// Writes the next tensor from panels that `fill` packs itself, in its declared format: it gets the rows of the panel and its
-    /// bytes, in which every row is zero. One panel is in memory at a time.
+    /// Writes the next tensor from panels that `fill` packs itself, in its declared format: it gets the rows of the panel and
+    /// its bytes, still those of the panel before. One panel is in memory at a time.
     pub(crate) fn write_panels(
         &mut self,
         name: &str,
@@ -260,7 +260,6 @@ impl<W: Write + Seek> BundleWriter<W> {
         packed.resize(format.panel_bytes(cols), 0);
         let mut hasher = crc32fast::Hasher::new();
         for first in (0..rows).step_by(format.panel_rows()) {
-            quant::clear_panel(format, &mut packed);
             fill(first..rows.min(first + format.panel_rows()), &mut packed)
                 .map_err(|error| error.at(format_args!("tensor `{name}`")))?;
             hasher.update(&packed);

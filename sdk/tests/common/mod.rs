@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use skimstone::{Generate, GenerateOptions, Model, Session, SessionOptions, TokenId};
 
 /// A file or folder of the real data; prints a line and returns `None` where it is absent.
 pub(crate) fn data(path: &str) -> Option<PathBuf> {
@@ -20,6 +21,21 @@ pub(crate) fn data(path: &str) -> Option<PathBuf> {
     }
     println!("skipped: {} is absent; set SKIMSTONE_DATA", path.display());
     None
+}
+
+/// The prompt and what greedy generation adds to it, `len` ids in all.
+pub(crate) fn generate_greedily(model: &Model, prompt: &[TokenId], len: usize) -> Vec<TokenId> {
+    let mut session = Session::new(model, SessionOptions::new()).unwrap();
+    let options = GenerateOptions {
+        max_tokens: Some(len - prompt.len()),
+        stop_ids: Some(Vec::new()),
+        ..GenerateOptions::default()
+    };
+    let piece = Generate::new(&mut session, prompt, options)
+        .unwrap()
+        .collect_all()
+        .unwrap();
+    [prompt, &piece.ids].concat()
 }
 
 /// The `config.json` of a tiny model. Odd sizes on purpose: heads wider than `E / H`, rows that end inside a block.

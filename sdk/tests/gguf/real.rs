@@ -5,12 +5,10 @@ use std::path::PathBuf;
 use serde_json::Value;
 use skimstone::import::{ImportOptions, import};
 use skimstone::kernels::{Format, KvFormat};
-use skimstone::{
-    Bundle, Generate, GenerateOptions, Model, ModelOptions, Session, SessionOptions, TokenId,
-};
+use skimstone::{Bundle, Model, ModelOptions, TokenId};
 
 use crate::Folder;
-use crate::common::data;
+use crate::common::{data, generate_greedily};
 
 fn gguf(kind: &str) -> Option<PathBuf> {
     data(&format!("models/stories260K/gguf/stories260K-{kind}.gguf"))
@@ -80,17 +78,7 @@ fn greedy_ids() {
         let model = Model::open(&path, options).unwrap();
         let formats = formats(model.bundle());
         assert!(formats.contains(&format), "{kind} {formats:?}");
-        let mut session = Session::new(&model, SessionOptions::new()).unwrap();
-        let options = GenerateOptions {
-            max_tokens: Some(want.len() - prompt.len()),
-            stop_ids: Some(Vec::new()),
-            ..GenerateOptions::default()
-        };
-        let piece = Generate::new(&mut session, &prompt, options)
-            .unwrap()
-            .collect_all()
-            .unwrap();
-        let got = [prompt.as_slice(), &piece.ids].concat();
+        let got = generate_greedily(&model, &prompt, want.len());
         let same = got
             .iter()
             .zip(&want)

@@ -40,7 +40,7 @@ use std::io::Read;
 use std::path::Path;
 
 use serde_json::json;
-use skimstone_kernels::Format;
+use skimstone_kernels::{Format, quant};
 
 use super::{ImportOptions, Progress, reasoning};
 use crate::bundle::safetensors::Storage;
@@ -246,6 +246,7 @@ impl Source<'_> {
         if kind.is_same_as(decl.format) {
             let mut exact = QuantizedRow::default();
             return writer.write_panels(&decl.name, |rows, panel| {
+                quant::clear_panel(decl.format, panel);
                 for (lane, row) in rows.enumerate() {
                     exact
                         .read(kind, source_row(self.order.source(row)))
