@@ -129,7 +129,7 @@ fn matmul(
             for _ in 0..rounds {
                 let weights = &all[next % copies * bytes..][..bytes];
                 let w = Matrix::new(format, rows, cols, weights).expect("whole panels");
-                cpu.matmul(&w, &acts, &mut y).expect("shapes agree");
+                cpu.linear(&w.into(), &acts, &mut y).expect("shapes agree");
                 next += 1;
             }
             let elapsed = start.elapsed();
@@ -169,7 +169,7 @@ fn verify(cpu: &Cpu, format: Format, rows: usize, cols: usize, weights: &[u8], x
         let mut acts = Activations::new(1, cols);
         cpu.load(&mut acts, &x[..cols], cols, true).expect("fits");
         let mut y = vec![0.0; rows];
-        cpu.matmul(&w, &acts, &mut y).expect("shapes agree");
+        cpu.linear(&w.into(), &acts, &mut y).expect("shapes agree");
         y
     };
     for (row, (got, want)) in run(cpu).iter().zip(run(&scalar)).enumerate() {

@@ -1,22 +1,17 @@
 //! The left side of a matrix product, loaded once for the several matrices that read it.
 
+use crate::pool::{Band, Columns};
 use crate::quant::Int8Block;
 use crate::{BLOCK, KernelError, Result};
 
-/// Rounds one row `[cols]` to int8 blocks, their scales and the sums of their bytes, all `[blocks]`.
-pub(crate) type Quantize =
-    fn(x: &[f32], out: &mut [Int8Block], scales: &mut [f32], sums: &mut [i32]);
+/// Rounds one row `[cols]` to int8 blocks `[blocks]`.
+pub(crate) type Quantize = fn(x: &[f32], out: &mut [Int8Block]);
 
-/// One token's int8 blocks, all `[blocks]`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Int8Row<'a> {
-    /// The bytes.
-    pub(crate) blocks: &'a [Int8Block],
-    /// What a byte is worth.
-    pub(crate) scales: &'a [f32],
-    /// Sum of the bytes: what an offset in the codes of the weights adds to a dot product.
-    pub(crate) sums: &'a [i32],
-}
+/// [`Activations`] to be written by several threads: values and their int8 blocks.
+pub(crate) type ActivationColumns<'a> = (Columns<'a>, Columns<'a, Int8Block>);
+
+/// A part of [`ActivationColumns`].
+pub(crate) type ActivationBand<'a> = (Band<'a>, Band<'a, Int8Block>);
 
 /// Preallocated room for the activations `[T, cols]` of one or more products.
 ///
@@ -32,10 +27,6 @@ pub struct Activations {
     values: Vec<f32>,
     /// `[T, blocks]`
     int8: Vec<Int8Block>,
-    /// `[T, blocks]`
-    scales: Vec<f32>,
-    /// `[T, blocks]`
-    sums: Vec<i32>,
 }
 
 impl Activations {
@@ -49,16 +40,14 @@ impl Activations {
             cols: 0,
             quantized: false,
             values: vec![0.0; max_tokens * max_cols],
-            int8: vec![Int8Block([0; BLOCK]); blocks],
-            scales: vec![0.0; blocks],
-            sums: vec![0; blocks],
+            int8: vec![Int8Block::ZERO; blocks],
         }
     }
 
     /// Bytes of memory that `Activations::new` with these limits takes.
     pub const fn bytes_for(max_tokens: usize, max_cols: usize) -> usize {
         let per_token =
-            max_cols * size_of::<f32>() + max_cols.div_ceil(BLOCK) * (BLOCK + 2 * size_of::<f32>());
+            max_cols * size_of::<f32>() + max_cols.div_ceil(BLOCK) * size_of::<Int8Block>();
         max_tokens * per_token
     }
 
@@ -82,51 +71,55 @@ impl Activations {
         self.quantized
     }
 
-    /// Copies `x` in and hands each row with its int8 blocks to `quantize`, if there is one.
-    pub(crate) fn fill(
-        &mut self,
-        x: &[f32],
-        cols: usize,
-        quantize: Option<Quantize>,
-    ) -> Result<()> {
-        if cols == 0 || !x.len().is_multiple_of(cols) {
-            return Err(KernelError::Multiple {
-                op: "load",
-                what: "x",
-                of: cols,
-                actual: x.len(),
-            });
-        }
-        let tokens = x.len() / cols;
-        if cols > self.max_cols {
-            return Err(KernelError::Limit {
-                op: "load",
-                what: "cols",
-                limit: self.max_cols,
-                actual: cols,
-            });
-        }
-        if tokens > self.max_tokens {
-            return Err(KernelError::Limit {
-                op: "load",
-                what: "tokens",
-                limit: self.max_tokens,
-                actual: tokens,
-            });
-        }
-        (self.tokens, self.cols, self.quantized) = (tokens, cols, quantize.is_some());
-        self.values[..x.len()].copy_from_slice(x);
-        if let Some(quantize) = quantize {
-            let blocks = cols.div_ceil(BLOCK);
-            let rows = x.chunks_exact(cols);
-            let int8 = self.int8.chunks_exact_mut(blocks);
-            let scales = self.scales.chunks_exact_mut(blocks);
-            let sums = self.sums.chunks_exact_mut(blocks);
-            for (((x, int8), scales), sums) in rows.zip(int8).zip(scales).zip(sums) {
-                quantize(x, int8, scales, sums);
+    /// Makes room for `tokens` rows of `cols` values, whose content is then up to the caller.
+    pub(crate) fn reset(&mut self, tokens: usize, cols: usize, quantized: bool) -> Result<()> {
+        for (what, limit, actual) in [
+            ("cols", self.max_cols, cols),
+            ("tokens", self.max_tokens, tokens),
+        ] {
+            if actual > limit {
+                return Err(KernelError::Limit {
+                    op: "load",
+                    what,
+                    limit,
+                    actual,
+                });
             }
         }
+        (self.tokens, self.cols, self.quantized) = (tokens, cols, quantized);
         Ok(())
+    }
+
+    /// Whole rows, to be written by several threads: a step is a token, a part some tokens one after the other.
+    pub(crate) fn split_tokens(&mut self) -> ActivationColumns<'_> {
+        let (tokens, cols, blocks) = (self.tokens, self.cols, self.cols.div_ceil(BLOCK));
+        self.split(tokens * cols, tokens * blocks, cols, blocks)
+    }
+
+    /// Columns of all tokens, to be written by several threads: a step is so many blocks of [`BLOCK`] columns.
+    pub(crate) fn split_columns(&mut self, blocks: usize) -> ActivationColumns<'_> {
+        let (cols, all) = (self.cols, self.cols.div_ceil(BLOCK));
+        self.split(cols, all, blocks * BLOCK, blocks)
+    }
+
+    fn split(
+        &mut self,
+        cols: usize,
+        blocks: usize,
+        step: usize,
+        block_step: usize,
+    ) -> ActivationColumns<'_> {
+        let values = self.tokens * self.cols;
+        let used = self.tokens * self.cols.div_ceil(BLOCK);
+        (
+            Columns::new(&mut self.values[..values], cols, step),
+            Columns::new(&mut self.int8[..used], blocks, block_step),
+        )
+    }
+
+    /// The values of the last load, `[T, cols]`.
+    pub fn values(&self) -> &[f32] {
+        &self.values[..self.tokens * self.cols]
     }
 
     /// Row `token` as f32 `[cols]`.
@@ -137,13 +130,8 @@ impl Activations {
 
     /// Row `token` as int8 blocks.
     #[inline(always)]
-    pub(crate) fn int8_row(&self, token: usize) -> Int8Row<'_> {
+    pub(crate) fn int8_row(&self, token: usize) -> &[Int8Block] {
         let blocks = self.cols.div_ceil(BLOCK);
-        let range = token * blocks..(token + 1) * blocks;
-        Int8Row {
-            blocks: &self.int8[range.clone()],
-            scales: &self.scales[range.clone()],
-            sums: &self.sums[range],
-        }
+        &self.int8[token * blocks..(token + 1) * blocks]
     }
 }

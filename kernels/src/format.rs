@@ -192,6 +192,21 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// A weight matrix `[rows, cols]` and what is added to its product.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear<'a> {
+    /// `[rows, cols]`
+    pub weight: Matrix<'a>,
+    /// `[rows]`
+    pub bias: Option<&'a [f32]>,
+}
+
+impl<'a> From<Matrix<'a>> for Linear<'a> {
+    fn from(weight: Matrix<'a>) -> Self {
+        Linear { weight, bias: None }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,9 @@ use crate::{KernelError, Result};
 /// The most positions one block may hold: the visibility of its entries is one `u64`.
 pub const MAX_KV_BLOCK: usize = 64;
 
+/// The widest head that attention serves.
+pub const MAX_HEAD_DIM: usize = 256;
+
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

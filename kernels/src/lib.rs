@@ -33,7 +33,7 @@
 //! let mut x = Activations::new(1, 3);
 //! cpu.load(&mut x, &[3.0, 1.0, 4.0], 3, true)?;
 //! let mut y = [0.0];
-//! cpu.matmul(&w, &x, &mut y)?;
+//! cpu.linear(&w.into(), &x, &mut y)?;
 //! assert!((y[0] - 3.0).abs() < 0.05, "3 - 2 + 2, within the rounding of both sides");
 //! # Ok::<(), skimstone_kernels::KernelError>(())
 //! ```
@@ -48,10 +48,10 @@ pub mod quant;
 mod scalar;
 
 pub use activations::Activations;
-pub use cpu::{Cpu, Table, tables};
+pub use cpu::{Cpu, RmsNorm, Table, tables};
 pub use error::KernelError;
-pub use format::{BLOCK, Format, Matrix, PANEL};
-pub use kv::{AttentionShape, KvBlock, KvFormat, KvSource, MAX_KV_BLOCK};
+pub use format::{BLOCK, Format, Linear, Matrix, PANEL};
+pub use kv::{AttentionShape, KvBlock, KvFormat, KvSource, MAX_HEAD_DIM, MAX_KV_BLOCK};
 
 /// The result of a kernel call.
 pub type Result<T, E = KernelError> = std::result::Result<T, E>;

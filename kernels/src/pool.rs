@@ -19,6 +19,7 @@
 use std::cell::UnsafeCell;
 use std::hint::spin_loop;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -38,6 +39,9 @@ const MAX_THREADS: usize = 1024;
 
 /// Pieces per thread: more than one, so that a slow core (or one that is taken away) does not hold up the others.
 const PIECES: usize = 4;
+
+/// Multiply-adds of a piece of a large job: what a thread may still be at when the others have nothing left.
+const PIECE_WORK: usize = 1 << 21;
 
 /// Work under this many multiply-adds stays on the caller.
 ///
@@ -152,80 +156,54 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `f` on bands that together cover the columns of `y`, which has rows of `width` values.
+    /// Runs `f` on parts that together make up `split`, in any order and on any thread.
     ///
-    /// Bands start at multiples of `step` columns. `work` is the number of multiply-adds of the whole, by which the pool
-    /// decides whether to share it.
+    /// `work` is the number of multiply-adds of the whole, by which the pool decides whether and how finely to share it.
     ///
     /// # Panics
     /// If `f` panicked on any thread.
-    pub(crate) fn bands(
-        &self,
-        y: &mut [f32],
-        width: usize,
-        step: usize,
-        work: usize,
-        f: impl Fn(&mut Band<'_>) + Sync,
-    ) {
-        self.bands_of([(y, width)], step, work, |_, band| f(band));
+    pub(crate) fn split<S: Split>(&self, split: S, work: usize, f: impl Fn(S::Part) + Sync) {
+        self.split_each([split], work, |_, part| f(part));
     }
 
-    /// As [`bands`](Self::bands) over several outputs, each with its own width, in one job; `f` hears which output a band is of.
-    pub(crate) fn bands_of<const N: usize>(
+    /// As [`split`](Self::split) over several things in one job; `f` hears which one a part is of.
+    pub(crate) fn split_each<S: Split, const N: usize>(
         &self,
-        outputs: [(&mut [f32], usize); N],
-        step: usize,
+        splits: [S; N],
         work: usize,
-        f: impl Fn(usize, &mut Band<'_>) + Sync,
+        f: impl Fn(usize, S::Part) + Sync,
     ) {
-        let steps: usize = outputs.iter().map(|(_, width)| width / step.max(1)).sum();
+        let steps: usize = splits.iter().map(S::steps).sum();
         if self.workers.is_empty() || work < MIN_PARALLEL || steps < 2 || !self.shared.take() {
-            for (i, (y, width)) in outputs.into_iter().enumerate() {
-                if !y.is_empty() {
-                    f(i, &mut Band::whole(y, width));
+            for (i, split) in splits.iter().enumerate() {
+                if split.steps() > 0 {
+                    // SAFETY: the only part of it.
+                    f(i, unsafe { split.part(0..split.steps()) });
                 }
             }
             return;
         }
-        let per_piece = steps.div_ceil(self.threads() * PIECES) * step;
-        let outputs = outputs.map(|(y, width)| Bands::new(y, width, per_piece));
-        self.run(outputs.iter().map(Bands::pieces).sum(), |mut piece| {
-            for (i, bands) in outputs.iter().enumerate() {
-                if piece < bands.pieces() {
-                    // SAFETY: `run` hands out each piece once, and the pieces of the outputs follow each other.
-                    return f(i, &mut unsafe { bands.band(piece) });
+        let per_piece = self.per_piece(steps, work);
+        let pieces = splits.iter().map(|split| split.steps().div_ceil(per_piece));
+        self.run(pieces.sum(), |mut piece| {
+            for (i, split) in splits.iter().enumerate() {
+                let (steps, pieces) = (split.steps(), split.steps().div_ceil(per_piece));
+                if piece < pieces {
+                    let start = piece * per_piece;
+                    // SAFETY: `run` hands out each piece once, and the pieces of `splits` follow each other.
+                    return f(i, unsafe {
+                        split.part(start..steps.min(start + per_piece))
+                    });
                 }
-                piece -= bands.pieces();
+                piece -= pieces;
             }
         });
     }
 
-    /// As [`bands`](Self::bands) over two outputs of one width that are computed together: `f` gets the same columns of both.
-    pub(crate) fn band_pairs(
-        &self,
-        [a, b]: [&mut [f32]; 2],
-        width: usize,
-        step: usize,
-        work: usize,
-        f: impl Fn(&mut Band<'_>, &mut Band<'_>) + Sync,
-    ) {
-        if a.is_empty() || b.is_empty() {
-            return;
-        }
-        let steps = width / step.max(1);
-        if self.workers.is_empty() || work < MIN_PARALLEL || steps < 2 || !self.shared.take() {
-            return f(&mut Band::whole(a, width), &mut Band::whole(b, width));
-        }
-        let per_piece = steps.div_ceil(self.threads() * PIECES) * step;
-        let (a, b) = (
-            Bands::new(a, width, per_piece),
-            Bands::new(b, width, per_piece),
-        );
-        self.run(a.pieces(), |piece| {
-            // SAFETY: `run` hands out each piece once.
-            let (mut a, mut b) = unsafe { (a.band(piece), b.band(piece)) };
-            f(&mut a, &mut b);
-        });
+    /// Steps per piece of a job of `steps` steps.
+    fn per_piece(&self, steps: usize, work: usize) -> usize {
+        let pieces = (self.threads() * PIECES).max(work / PIECE_WORK);
+        steps.div_ceil(pieces)
     }
 
     /// Runs `f` once for each piece. The caller has taken `busy`.
@@ -369,51 +347,83 @@ impl Shared {
     }
 }
 
-/// The columns of a matrix, to be cut into bands.
-struct Bands<'a> {
-    data: *mut f32,
-    rows: usize,
-    width: usize,
-    per_piece: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+/// Something to be written that is cut into steps, of which any range makes a part.
+///
+/// # Safety
+/// Parts of disjoint steps share no memory, and a part is inside what the value borrows.
+pub(crate) unsafe trait Split: Sync {
+    /// What a thread gets.
+    type Part;
+
+    /// Number of steps.
+    fn steps(&self) -> usize;
+
+    /// The part of these steps.
+    ///
+    /// # Safety
+    /// `steps` is within `0..self.steps()`, and no other part with one of them was or will be made.
+    unsafe fn part(&self, steps: Range<usize>) -> Self::Part;
 }
 
-// SAFETY: stands for the exclusive borrow of a `[f32]`; threads get disjoint parts of it from `band`.
-unsafe impl Sync for Bands<'_> {}
+// SAFETY: each member keeps the rules for itself, and they borrow different memory.
+unsafe impl<A: Split, B: Split> Split for (A, B) {
+    type Part = (A::Part, B::Part);
 
-impl<'a> Bands<'a> {
-    /// `data` has rows of `width` values.
-    fn new(data: &'a mut [f32], width: usize, per_piece: usize) -> Self {
-        Bands {
+    fn steps(&self) -> usize {
+        // A member with fewer steps than another would be left short; the callers cut both alike.
+        self.0.steps().min(self.1.steps())
+    }
+
+    unsafe fn part(&self, steps: Range<usize>) -> Self::Part {
+        // SAFETY: as the caller says.
+        unsafe { (self.0.part(steps.clone()), self.1.part(steps)) }
+    }
+}
+
+/// The columns of a row-major matrix; a step is a few neighbours, and a part is a [`Band`].
+pub(crate) struct Columns<'a, T = f32> {
+    data: *mut T,
+    rows: usize,
+    width: usize,
+    step: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: stands for the exclusive borrow of a `[T]`; threads get disjoint parts of it, which they may write.
+unsafe impl<T: Send> Sync for Columns<'_, T> {}
+
+impl<'a, T> Columns<'a, T> {
+    /// `data` has rows of `width` values; `step` of them are a step.
+    pub(crate) fn new(data: &'a mut [T], width: usize, step: usize) -> Self {
+        Columns {
             rows: data.len().checked_div(width).unwrap_or(0),
             data: data.as_mut_ptr(),
             width,
-            per_piece,
+            step: step.max(1),
             borrow: PhantomData,
         }
     }
+}
 
-    /// Number of bands; none of an empty matrix.
-    fn pieces(&self) -> usize {
+// SAFETY: the bands of disjoint steps have no column in common.
+unsafe impl<'a, T: Send> Split for Columns<'a, T> {
+    type Part = Band<'a, T>;
+
+    fn steps(&self) -> usize {
         if self.rows == 0 {
             0
         } else {
-            self.width.div_ceil(self.per_piece)
+            self.width.div_ceil(self.step)
         }
     }
 
-    /// Band `piece`.
-    ///
-    /// # Safety
-    /// No other band of this piece exists.
-    unsafe fn band(&self, piece: usize) -> Band<'_> {
-        let start = self.width.min(piece * self.per_piece);
-        let end = self.width.min(start + self.per_piece);
+    unsafe fn part(&self, steps: Range<usize>) -> Band<'a, T> {
+        let end = self.width.min(steps.end * self.step);
         Band {
             data: self.data,
             rows: self.rows,
             width: self.width,
-            start,
+            start: end.min(steps.start * self.step),
             end,
             borrow: PhantomData,
         }
@@ -422,38 +432,25 @@ impl<'a> Bands<'a> {
 
 /// A band of adjacent columns of a row-major matrix, which one thread may write.
 #[derive(Debug)]
-pub(crate) struct Band<'a> {
-    data: *mut f32,
+pub(crate) struct Band<'a, T = f32> {
+    data: *mut T,
     rows: usize,
     width: usize,
     start: usize,
     end: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut [T]>,
 }
 
-impl<'a> Band<'a> {
-    /// All columns of `data`, which has rows of `width` values.
-    pub(crate) fn whole(data: &'a mut [f32], width: usize) -> Self {
-        let rows = data.len().checked_div(width).unwrap_or(0);
-        Self {
-            data: data.as_mut_ptr(),
-            rows,
-            width,
-            start: 0,
-            end: width,
-            borrow: PhantomData,
-        }
-    }
-
+impl<T> Band<'_, T> {
     /// The columns of the band.
     #[inline(always)]
-    pub(crate) fn columns(&self) -> std::ops::Range<usize> {
+    pub(crate) fn columns(&self) -> Range<usize> {
         self.start..self.end
     }
 
     /// The band's part of row `row`.
     #[inline(always)]
-    pub(crate) fn row_mut(&mut self, row: usize) -> &mut [f32] {
+    pub(crate) fn row_mut(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         // SAFETY: `data` is a borrowed slice of `rows · width` values, `row < rows` and `start <= end <= width`, so this
         // part is inside it. Bands of one matrix do not overlap, and `&mut self` allows one part at a time.
@@ -472,7 +469,7 @@ mod tests {
 
     fn fill(pool: &Pool, rows: usize, width: usize, step: usize) {
         let mut y = vec![-1.0; rows * width];
-        pool.bands(&mut y, width, step, HUGE, |band| {
+        pool.split(Columns::new(&mut y, width, step), HUGE, |mut band| {
             assert!(band.columns().start.is_multiple_of(step));
             for row in 0..rows {
                 let start = band.columns().start;
@@ -511,20 +508,23 @@ mod tests {
         for threads in [1, 3] {
             let pool = Pool::new(threads).unwrap();
             let (mut a, mut b, mut c) = ([0.0; 80], [0.0; 2 * 37], []);
-            pool.bands_of(
-                [(&mut a, 80), (&mut b, 37), (&mut c, 16)],
-                16,
-                HUGE,
-                |i, band| {
-                    for row in 0..[1, 2, 0][i] {
-                        band.row_mut(row)
-                            .iter_mut()
-                            .for_each(|y| *y += 1.0 + i as f32);
-                    }
-                },
-            );
+            let outputs = [
+                Columns::new(&mut a, 80, 16),
+                Columns::new(&mut b, 37, 16),
+                Columns::new(&mut c, 16, 16),
+            ];
+            pool.split_each(outputs, HUGE, |i, mut band| {
+                for row in 0..[1, 2, 0][i] {
+                    let row = band.row_mut(row).iter_mut();
+                    row.for_each(|y| *y += 1.0 + i as f32);
+                }
+            });
             assert!(a.iter().all(|y| *y == 1.0) && b.iter().all(|y| *y == 2.0));
-            pool.band_pairs([&mut a[..74], &mut b], 37, 16, HUGE, |a, b| {
+            let pair = (
+                Columns::new(&mut a[..74], 37, 16),
+                Columns::new(&mut b, 37, 16),
+            );
+            pool.split(pair, HUGE, |(mut a, mut b)| {
                 assert_eq!(a.columns(), b.columns());
                 for row in 0..2 {
                     let pairs = a.row_mut(row).iter_mut().zip(b.row_mut(row));
@@ -557,7 +557,9 @@ mod tests {
             }
         });
         let mut y = [0.0; 16];
-        pool.bands(&mut y, 16, 1, HUGE, |_| fill(&pool, 2, 100, 1));
+        pool.split(Columns::new(&mut y, 16, 1), HUGE, |_| {
+            fill(&pool, 2, 100, 1)
+        });
     }
 
     #[test]
@@ -566,7 +568,7 @@ mod tests {
         for bad in 0..20 {
             let mut y = vec![0.0; 20];
             let result = catch_unwind(AssertUnwindSafe(|| {
-                pool.bands(&mut y, 20, 1, HUGE, |band| {
+                pool.split(Columns::new(&mut y, 20, 1), HUGE, |band| {
                     assert!(!band.columns().contains(&bad), "column {bad}");
                 });
             }));

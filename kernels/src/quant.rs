@@ -28,15 +28,29 @@ pub(crate) const Q4_BYTES: usize = SCALE_BYTES + PANEL * BLOCK / 2;
 pub const MIN_MAGNITUDE: f32 = 127.0 * f32::MIN_POSITIVE;
 
 /// 32 activations as signed bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(32))]
-pub(crate) struct Int8Block(pub(crate) [i8; BLOCK]);
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub(crate) struct Int8Block {
+    /// Each within ±127.
+    pub(crate) bytes: [i8; BLOCK],
+    /// What one of them is worth.
+    pub(crate) scale: f32,
+    /// Their sum: what an offset in the codes of the weights adds to a dot product.
+    pub(crate) sum: i32,
+}
 
 impl Int8Block {
+    /// All zero.
+    pub(crate) const ZERO: Self = Self {
+        bytes: [0; BLOCK],
+        scale: 0.0,
+        sum: 0,
+    };
+
     /// Bytes `4 · quad ..` as one word.
     #[inline(always)]
     pub(crate) fn quad(&self, quad: usize) -> i32 {
-        let [a, b, c, d] = self.0.as_chunks::<4>().0[quad];
+        let [a, b, c, d] = self.bytes.as_chunks::<4>().0[quad];
         i32::from_le_bytes([a as u8, b as u8, c as u8, d as u8])
     }
 }

@@ -5,7 +5,9 @@
 
 mod support;
 
-use skimstone_kernels::{AttentionShape, BLOCK, Cpu, Format, KvFormat, quant};
+use skimstone_kernels::{
+    Activations, AttentionShape, BLOCK, Cpu, Format, KvFormat, Linear, RmsNorm, quant,
+};
 use support::{Kv, Packed, Rng, U, assert_close, assert_same, cpus, fast_tables, quick, scalar};
 
 /// One less, as many as, and one more than the lanes of every table (4, 8, 16), around one block and two, and the
@@ -188,9 +190,7 @@ fn thread_counts_give_the_same_bits() {
     let x = rng.values(tokens * cols);
     let values = rng.values(rows * cols);
     let weight = rng.values(cols);
-    let mut gate = rng.values(if quick() { 40_000 } else { 300_001 });
-    gate[5] = -100.0;
-    let up = rng.values(gate.len());
+    let bias = rng.values(rows);
     let shape = AttentionShape {
         heads: 6,
         kv_heads: 2,
@@ -210,12 +210,29 @@ fn thread_counts_give_the_same_bits() {
             let mut out: Vec<Vec<f32>> = packed.iter().map(|w| w.matmul(&cpu, &x)).collect();
             let mut norm = vec![0.0; x.len()];
             cpu.rms_norm(&x, &weight, 1e-5, &mut norm).unwrap();
-            let mut gated = gate.clone();
-            cpu.silu_mul(&mut gated, &up).unwrap();
+            for w in &packed {
+                let linear = Linear {
+                    weight: w.matrix(),
+                    bias: Some(&bias),
+                };
+                let [mut acts, mut gated] = [cols, rows].map(|c| Activations::new(tokens, c));
+                let norm = RmsNorm {
+                    weight: &weight,
+                    eps: 1e-5,
+                };
+                cpu.load_norm(&mut acts, &x, norm, true).unwrap();
+                let (mut sum, mut room) = (vec![1.0; tokens * rows], vec![0.0; tokens * rows]);
+                cpu.linear_add(&linear, &acts, &mut room, &mut sum).unwrap();
+                cpu.load_silu_mul([&linear, &linear], &acts, &mut room, &mut gated, true)
+                    .unwrap();
+                let (mut y, weight) = (vec![0.0; tokens], Packed::new(Format::Q8, 1, rows, &bias));
+                cpu.linear(&weight.matrix().into(), &gated, &mut y).unwrap();
+                out.extend([sum, gated.values().to_vec(), y]);
+            }
             let mut attended = vec![0.0; q.len()];
             cpu.attention(&q, &q_positions, shape, &kv, &mut attended)
                 .unwrap();
-            out.extend([norm, gated, attended]);
+            out.extend([norm, attended]);
             out
         };
         let one = run(1);
@@ -239,11 +256,7 @@ fn elementwise_ops_agree() {
         for cols in RAGGED.into_iter().chain([576, 2048]) {
             for rows in [1, 3] {
                 let mut rng = Rng((cols * 10 + rows) as u64);
-                let (x, y, weight) = (
-                    rng.values(rows * cols),
-                    rng.values(rows * cols),
-                    rng.values(cols),
-                );
+                let (x, weight) = (rng.values(rows * cols), rng.values(cols));
                 let what = format!("{name} [{rows}, {cols}]");
 
                 // The sum of squares has only positive terms; its root halves the error. A handful of roundings follow.
@@ -256,24 +269,6 @@ fn elementwise_ops_agree() {
                 cpu.rms_norm_in_place(&mut in_place, &weight, 1e-5).unwrap();
                 assert_same(&format!("rms_norm_in_place {what}"), &in_place, &got);
 
-                let (mut got, mut want) = (x.clone(), x.clone());
-                cpu.add(&mut got, &y).unwrap();
-                reference.add(&mut want, &y).unwrap();
-                assert_same(&format!("add {what}"), &got, &want);
-                cpu.add_bias(&mut got, &weight).unwrap();
-                reference.add_bias(&mut want, &weight).unwrap();
-                assert_same(&format!("add_bias {what}"), &got, &want);
-
-                // e^-x within 2 ulp, then three roundings. Far below zero the exponential is cut at e^88.37, so that
-                // what should be under 1e-36 is only that.
-                let (mut got, mut want) = (x.clone(), x.clone());
-                (got[0], want[0]) = (-100.0, -100.0);
-                cpu.silu_mul(&mut got, &y).unwrap();
-                reference.silu_mul(&mut want, &y).unwrap();
-                assert_close(&format!("silu_mul {what}"), &got, &want, |i| {
-                    want[i].abs() * 10.0 * U + 1e-36 * y[i].abs()
-                });
-
                 // The argument of e^(x - max) is rounded once: a relative error of |x - max| · U, at most 88 · U where
                 // the result is not cut to zero (under 2e-38).
                 let (mut got, mut want) = (x.clone(), x.clone());
@@ -284,6 +279,94 @@ fn elementwise_ops_agree() {
                 assert_eq!(cpu.argmax(&x), reference.argmax(&x), "argmax {what}");
             }
         }
+    }
+}
+
+/// What is fused with a product against the same steps one after the other.
+#[test]
+fn fused_products_agree_with_their_parts() {
+    let mut rng = Rng(11);
+    for cpu in cpus(1).into_iter().chain([scalar()]) {
+        for (rows, cols, tokens) in [(33, 40, 1), (5, 33, 3), (100, 64, 6)] {
+            for format in Format::ALL {
+                let what = format!("{} {format} [{rows}, {cols}] T={tokens}", cpu.name());
+                let quantize = format.is_quantized();
+                let w = Packed::new(format, rows, cols, &rng.values(rows * cols));
+                let [x, y] = [cols, rows].map(|width| rng.values(tokens * width));
+                let [weight, bias] = [cols, rows].map(|width| rng.values(width));
+                let linear = Linear {
+                    weight: w.matrix(),
+                    bias: Some(&bias),
+                };
+
+                let mut normed = vec![0.0; x.len()];
+                cpu.rms_norm(&x, &weight, 1e-5, &mut normed).unwrap();
+                let norm = RmsNorm {
+                    weight: &weight,
+                    eps: 1e-5,
+                };
+                let mut acts = Activations::new(tokens, cols);
+                cpu.load_norm(&mut acts, &x, norm, quantize).unwrap();
+                assert_same(&format!("load_norm {what}"), acts.values(), &normed);
+
+                let mut product = w.matmul(&cpu, &normed);
+                for (i, product) in product.iter_mut().enumerate() {
+                    *product += bias[i % rows];
+                }
+                let mut got = vec![f32::NAN; product.len()];
+                cpu.linear(&linear, &acts, &mut got).unwrap();
+                assert_same(&format!("linear {what}"), &got, &product);
+
+                let (mut room, mut sum) = (vec![f32::NAN; y.len()], y.clone());
+                cpu.linear_add(&linear, &acts, &mut room, &mut sum).unwrap();
+                let want: Vec<f32> = y.iter().zip(&product).map(|(y, p)| y + p).collect();
+                assert_same(&format!("linear_add {what}"), &sum, &want);
+
+                // e^-x within 2 ulp, then three roundings; far below zero as in the next test.
+                let mut gated = Activations::new(tokens, rows);
+                let unbiased = Linear::from(w.matrix());
+                cpu.load_silu_mul([&linear, &unbiased], &acts, &mut room, &mut gated, true)
+                    .unwrap();
+                let up = w.matmul(&cpu, &normed);
+                let want: Vec<f32> = product
+                    .iter()
+                    .zip(&up)
+                    .map(|(g, u)| {
+                        (f64::from(*g) / (1.0 + f64::from(-g).exp()) * f64::from(*u)) as f32
+                    })
+                    .collect();
+                let name = format!("load_silu_mul {what}");
+                assert_close(&name, gated.values(), &want, |i| {
+                    want[i].abs() * 10.0 * U + 1e-38 * (product[i] * up[i]).abs()
+                });
+
+                // The rounding that came with it against one of its own.
+                let head = Packed::new(Format::Q8, 7, rows, &rng.values(7 * rows));
+                let mut got = vec![0.0; tokens * 7];
+                cpu.linear(&head.matrix().into(), &gated, &mut got).unwrap();
+                assert_same(&name, &got, &head.matmul(&cpu, gated.values()));
+            }
+        }
+    }
+}
+
+/// Far below zero the exponential is cut at e^88.37, so that what should be under 1e-36 is only that.
+#[test]
+fn the_gate_closes_far_below_zero() {
+    for cpu in cpus(1) {
+        let one = Packed::new(Format::F32, 3, 1, &[-100.0, -88.0, 100.0]);
+        let (mut acts, mut out) = (Activations::new(1, 1), Activations::new(1, 3));
+        cpu.load(&mut acts, &[1.0], 1, false).unwrap();
+        let w = Linear::from(one.matrix());
+        cpu.load_silu_mul([&w, &w], &acts, &mut [0.0; 3], &mut out, false)
+            .unwrap();
+        let y = out.values();
+        assert!(
+            y[0].abs() < 1e-33 && y[1].abs() < 1e-33,
+            "{}: {y:?}",
+            cpu.name()
+        );
+        assert!((y[2] - 1e4).abs() < 1e-2, "{}: {y:?}", cpu.name());
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod support;
 
-use skimstone_kernels::{Activations, AttentionShape, Cpu, Format, KernelError, KvFormat, Matrix};
+use skimstone_kernels::{
+    Activations, AttentionShape, Cpu, Format, KernelError, KvFormat, Linear, Matrix,
+};
 use support::{Kv, Packed, Rng, cpus, scalar};
 
 #[test]
@@ -12,18 +14,16 @@ fn empty_calls_do_nothing() {
         cpu.load(&mut acts, &[], 8, true).unwrap();
         for format in Format::ALL {
             let w = Packed::new(format, 3, 8, &[0.0; 24]);
-            cpu.matmul(&w.matrix(), &acts, &mut []).unwrap();
+            cpu.linear(&w.matrix().into(), &acts, &mut []).unwrap();
         }
         cpu.load(&mut acts, &[1.0; 8], 8, false).unwrap();
-        cpu.matmul(
-            &Matrix::new(Format::F16, 0, 8, &[]).unwrap(),
-            &acts,
-            &mut [],
-        )
-        .unwrap();
+        let empty = Linear::from(Matrix::new(Format::F16, 0, 8, &[]).unwrap());
+        cpu.linear(&empty, &acts, &mut []).unwrap();
+        cpu.linear_add(&empty, &acts, &mut [], &mut []).unwrap();
+        let mut out = Activations::new(1, 0);
+        cpu.load_silu_mul([&empty, &empty], &acts, &mut [], &mut out, true)
+            .unwrap();
         cpu.rms_norm(&[], &[1.0; 8], 1e-5, &mut []).unwrap();
-        cpu.add(&mut [], &[]).unwrap();
-        cpu.silu_mul(&mut [], &[]).unwrap();
         cpu.rope(&mut [], 2, 4, &[], &[]).unwrap();
     }
 }
@@ -66,18 +66,18 @@ fn wrong_shapes_are_refused() {
     let f32s = Packed::new(Format::F32, 3, 33, &[0.0; 99]);
     let mut y = [0.0; 6];
     assert!(matches!(
-        cpu.matmul(&q8.matrix(), &acts, &mut y),
+        cpu.linear(&q8.matrix().into(), &acts, &mut y),
         Err(NotQuantized { format: "q8" })
     ));
     assert!(matches!(
-        cpu.matmul(&q8.matrix(), &acts, &mut y[1..]),
+        cpu.linear(&q8.matrix().into(), &acts, &mut y[1..]),
         Err(Shape {
             expected: 6,
             actual: 5,
             ..
         })
     ));
-    let result = cpu.matmul(&f32s.matrix(), &acts, &mut y);
+    let result = cpu.linear(&f32s.matrix().into(), &acts, &mut y);
     assert!(matches!(
         result,
         Err(Shape {
@@ -109,9 +109,32 @@ fn wrong_shapes_are_refused() {
         cpu.rms_norm_in_place(&mut [0.0; 5], &[1.0; 2], 0.0)
             .is_err()
     );
-    assert!(cpu.add(&mut [0.0; 5], &[0.0; 4]).is_err());
-    assert!(cpu.add_bias(&mut [0.0; 5], &[0.0; 2]).is_err());
-    assert!(cpu.silu_mul(&mut [0.0; 5], &[0.0; 4]).is_err());
+    let (mut room, mut out) = ([0.0; 7], Activations::new(2, 4));
+    let f32s = Packed::new(Format::F32, 3, 32, &[0.0; 96]);
+    let (w, other) = (
+        Linear::from(f32s.matrix()),
+        Packed::new(Format::F32, 4, 32, &[0.0; 128]),
+    );
+    let biased = Linear {
+        bias: Some(&[0.0; 2]),
+        ..w
+    };
+    assert!(cpu.linear(&biased, &acts, &mut y).is_err());
+    assert!(cpu.linear_add(&w, &acts, &mut room, &mut y).is_err());
+    let pair = [&w, &Linear::from(other.matrix())];
+    assert!(
+        cpu.load_silu_mul(pair, &acts, &mut [0.0; 8], &mut out, true)
+            .is_err()
+    );
+    assert!(
+        cpu.load_silu_mul([&w, &w], &acts, &mut room, &mut out, true)
+            .is_err()
+    );
+    let mut small = Activations::new(1, 3);
+    assert!(matches!(
+        cpu.load_silu_mul([&w, &w], &acts, &mut y, &mut small, true),
+        Err(Limit { what: "tokens", .. })
+    ));
     assert!(cpu.rope(&mut [0.0; 6], 2, 3, &[0.0; 1], &[0.0; 1]).is_err());
     assert!(cpu.rope(&mut [0.0; 8], 2, 4, &[0.0; 2], &[0.0; 1]).is_err());
     assert!(cpu.rope(&mut [0.0; 8], 1, 4, &[0.0; 2], &[0.0; 2]).is_err());

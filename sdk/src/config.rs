@@ -7,6 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use skimstone_kernels::MAX_HEAD_DIM;
+
 use crate::error::{Error, ErrorKind, Result};
 
 mod generation;
@@ -164,7 +166,7 @@ impl ModelConfig {
             ("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS),
             ("num_attention_heads", self.num_attention_heads, MAX_DIM),
             ("num_key_value_heads", self.num_key_value_heads, MAX_DIM),
-            ("head_dim", self.head_dim, MAX_DIM),
+            ("head_dim", self.head_dim, MAX_HEAD_DIM),
             ("vocab_size", self.vocab_size, MAX_DIM),
             (
                 "max_position_embeddings",
@@ -380,10 +382,11 @@ mod tests {
                 "`head_dim`: 33 is odd",
             ),
             Case(
-                r#""head_dim":32"#,
-                r#""head_dim":16777214"#,
-                "`num_attention_heads * head_dim`: 67108856",
+                r#""num_attention_heads":4"#,
+                r#""num_attention_heads":16777212"#,
+                "`num_attention_heads * head_dim`: 536870784",
             ),
+            Case(r#""head_dim":32"#, r#""head_dim":258"#, "`head_dim`: 258"),
             Case(
                 r#""num_key_value_heads":2"#,
                 r#""num_key_value_heads":3"#,

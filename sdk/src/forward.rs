@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 
-use skimstone_kernels::{Activations, AttentionShape, Cpu, Matrix};
+use skimstone_kernels::{Activations, AttentionShape, Cpu, Linear, RmsNorm};
 
 use crate::cancel::CancelHandle;
 use crate::config::ModelConfig;
@@ -29,8 +29,8 @@ pub(crate) struct Scratch {
     rows: usize,
     /// The residual stream. `[T, E]`
     pub(crate) hidden: Vec<f32>,
-    /// Normed input of a block, then its output. `[T, E]`
-    normed: Vec<f32>,
+    /// What a block adds to the residual stream. `[T, E]`
+    added: Vec<f32>,
     /// `[T, H·D]`
     q: Vec<f32>,
     /// `[T, G·D]`
@@ -40,8 +40,6 @@ pub(crate) struct Scratch {
     /// `[T, H·D]`
     attention: Vec<f32>,
     /// `[T, F]`
-    gate: Vec<f32>,
-    /// `[T, F]`
     up: Vec<f32>,
     /// `[T, D/2]`
     cos: Vec<f32>,
@@ -49,7 +47,10 @@ pub(crate) struct Scratch {
     sin: Vec<f32>,
     /// `[T]`
     pub(crate) positions: Vec<u32>,
-    activations: Activations,
+    /// Input of a block, and of its second half.
+    inputs: Activations,
+    /// `[T, F]`
+    gated: Activations,
 }
 
 impl Scratch {
@@ -58,17 +59,17 @@ impl Scratch {
         Scratch {
             rows,
             hidden: floats(config.hidden_size),
-            normed: floats(config.hidden_size),
+            added: floats(config.hidden_size),
             q: floats(config.q_size()),
             k: floats(config.kv_size()),
             v: floats(config.kv_size()),
             attention: floats(config.q_size()),
-            gate: floats(config.intermediate_size),
             up: floats(config.intermediate_size),
             cos: floats(config.head_dim / 2),
             sin: floats(config.head_dim / 2),
             positions: vec![0; rows],
-            activations: Activations::new(rows, widest(config)),
+            inputs: Activations::new(rows, widest_input(config)),
+            gated: Activations::new(rows, config.intermediate_size),
         }
     }
 
@@ -77,17 +78,19 @@ impl Scratch {
         let per_row = 2 * config.hidden_size
             + 2 * config.q_size()
             + 2 * config.kv_size()
-            + 2 * config.intermediate_size
+            + config.intermediate_size
             + 2 * (config.head_dim / 2)
             + 1;
-        (rows * per_row * size_of::<f32>() + Activations::bytes_for(rows, widest(config))) as u64
+        let activations = Activations::bytes_for(rows, widest_input(config))
+            + Activations::bytes_for(rows, config.intermediate_size);
+        (rows * per_row * size_of::<f32>() + activations) as u64
     }
 
     /// The first row of the residual stream, and one to work in.
     pub(crate) fn two_rows(&mut self, hidden_size: usize) -> (&mut [f32], &mut [f32]) {
         (
             &mut self.hidden[..hidden_size],
-            &mut self.normed[..hidden_size],
+            &mut self.added[..hidden_size],
         )
     }
 
@@ -97,12 +100,9 @@ impl Scratch {
     }
 }
 
-/// The widest input of any product.
-fn widest(config: &ModelConfig) -> usize {
-    config
-        .hidden_size
-        .max(config.q_size())
-        .max(config.intermediate_size)
+/// The widest input of a product other than that of `down_proj`.
+fn widest_input(config: &ModelConfig) -> usize {
+    config.hidden_size.max(config.q_size())
 }
 
 /// Whose KV cache each row of a pass belongs to.
@@ -183,7 +183,7 @@ impl Forward<'_> {
         let (q_size, kv_size) = (config.q_size(), config.kv_size());
         let Scratch {
             hidden,
-            normed,
+            added,
             q,
             k,
             v,
@@ -191,35 +191,21 @@ impl Forward<'_> {
             cos,
             sin,
             positions,
-            activations,
+            inputs,
             ..
         } = scratch;
-        let (hidden, normed) = (&mut hidden[..rows * e], &mut normed[..rows * e]);
+        let (hidden, added) = (&mut hidden[..rows * e], &mut added[..rows * e]);
         let (q, attention) = (&mut q[..rows * q_size], &mut attention[..rows * q_size]);
         let (k, v) = (&mut k[..rows * kv_size], &mut v[..rows * kv_size]);
         let (cos, sin) = (&cos[..rows * d / 2], &sin[..rows * d / 2]);
 
-        cpu.rms_norm(hidden, w.input_layernorm, config.rms_norm_eps, normed)?;
-        cpu.load(
-            activations,
-            normed,
-            e,
-            quantized(&[w.q_proj, w.k_proj, w.v_proj]),
-        )?;
-        cpu.matmuls(
+        let quantize = quantized(&[w.q_proj, w.k_proj, w.v_proj]);
+        cpu.load_norm(inputs, hidden, self.rms_norm(w.input_layernorm), quantize)?;
+        cpu.linears(
             [&w.q_proj, &w.k_proj, &w.v_proj],
-            activations,
+            inputs,
             [&mut *q, &mut *k, &mut *v],
         )?;
-        for (x, bias) in [
-            (&mut *q, w.q_bias),
-            (&mut *k, w.k_bias),
-            (&mut *v, w.v_bias),
-        ] {
-            if let Some(bias) = bias {
-                cpu.add_bias(x, bias)?;
-            }
-        }
         for (x, norm) in [(&mut *q, w.q_norm), (&mut *k, w.k_norm)] {
             if let Some(norm) = norm {
                 cpu.rms_norm_in_place(x, norm, config.rms_norm_eps)?;
@@ -255,10 +241,8 @@ impl Forward<'_> {
             )?;
         }
 
-        cpu.load(activations, attention, q_size, quantized(&[w.o_proj]))?;
-        self.linear(&w.o_proj, w.o_bias, activations, normed)?;
-        cpu.add(hidden, normed)?;
-        Ok(())
+        cpu.load(inputs, attention, q_size, quantized(&[w.o_proj]))?;
+        Ok(cpu.linear_add(&w.o_proj, inputs, added, hidden)?)
     }
 
     fn mlp_block(&self, w: &LayerWeights<'_>, rows: usize, scratch: &mut Scratch) -> Result<()> {
@@ -266,33 +250,27 @@ impl Forward<'_> {
         let (e, f) = (config.hidden_size, config.intermediate_size);
         let Scratch {
             hidden,
-            normed,
-            gate,
+            added,
             up,
-            activations,
+            inputs,
+            gated,
             ..
         } = scratch;
-        let (hidden, normed) = (&mut hidden[..rows * e], &mut normed[..rows * e]);
-        let (gate, up) = (&mut gate[..rows * f], &mut up[..rows * f]);
+        let (hidden, added) = (&mut hidden[..rows * e], &mut added[..rows * e]);
+        let up = &mut up[..rows * f];
 
-        cpu.rms_norm(
-            hidden,
-            w.post_attention_layernorm,
-            config.rms_norm_eps,
-            normed,
-        )?;
-        cpu.load(activations, normed, e, quantized(&[w.gate_proj, w.up_proj]))?;
-        if w.gate_bias.is_none() && w.up_bias.is_none() {
-            cpu.matmul_silu_mul([&w.gate_proj, &w.up_proj], activations, gate, up)?;
-        } else {
-            self.linear(&w.gate_proj, w.gate_bias, activations, gate)?;
-            self.linear(&w.up_proj, w.up_bias, activations, up)?;
-            cpu.silu_mul(gate, up)?;
+        let norm = self.rms_norm(w.post_attention_layernorm);
+        cpu.load_norm(inputs, hidden, norm, quantized(&[w.gate_proj, w.up_proj]))?;
+        let (gate_up, quantize) = ([&w.gate_proj, &w.up_proj], quantized(&[w.down_proj]));
+        cpu.load_silu_mul(gate_up, inputs, up, gated, quantize)?;
+        Ok(cpu.linear_add(&w.down_proj, gated, added, hidden)?)
+    }
+
+    fn rms_norm<'w>(&self, weight: &'w [f32]) -> RmsNorm<'w> {
+        RmsNorm {
+            weight,
+            eps: self.config.rms_norm_eps,
         }
-        cpu.load(activations, gate, f, quantized(&[w.down_proj]))?;
-        self.linear(&w.down_proj, w.down_bias, activations, normed)?;
-        cpu.add(hidden, normed)?;
-        Ok(())
     }
 
     /// The final norm. Shapes: `hidden` and `normed` are `[T, E]`.
@@ -312,32 +290,18 @@ impl Forward<'_> {
         scratch: &mut Scratch,
         logits: &mut [f32],
     ) -> Result<()> {
-        let head = self.weights.lm_head();
+        let head = self.weights.lm_head().into();
         self.cpu.load(
-            &mut scratch.activations,
+            &mut scratch.inputs,
             normed,
             self.config.hidden_size,
             quantized(&[head]),
         )?;
-        Ok(self.cpu.matmul(&head, &scratch.activations, logits)?)
-    }
-
-    /// `y = x · wᵀ + bias`
-    fn linear(
-        &self,
-        w: &Matrix<'_>,
-        bias: Option<&[f32]>,
-        x: &Activations,
-        y: &mut [f32],
-    ) -> Result<()> {
-        self.cpu.matmul(w, x, y)?;
-        if let Some(bias) = bias {
-            self.cpu.add_bias(y, bias)?;
-        }
-        Ok(())
+        Ok(self.cpu.linear(&head, &scratch.inputs, logits)?)
     }
 }
 
-fn quantized(matrices: &[Matrix<'_>]) -> bool {
-    matrices.iter().any(|matrix| matrix.format().is_quantized())
+/// Whether a product with one of them needs rounded activations.
+fn quantized(weights: &[Linear<'_>]) -> bool {
+    weights.iter().any(|w| w.weight.format().is_quantized())
 }

@@ -9,6 +9,7 @@
 //! | keys and values | blocks for the whole context of every session, reserved when it is created |
 //! | scratch | activations of one prefill chunk, logits and hidden states of every session |
 //! | samplers | one per session |
+//! | weights | of a bundle that was copied instead of mapped ([`OpenOptions::copy`](crate::OpenOptions::copy)) |
 //!
 //! A [`Batch`](crate::Batch) books its own scratch when it is made. Thread stacks, the allocator's own bookkeeping and short-lived strings are not counted.
 //!
@@ -84,18 +85,29 @@ pub fn estimate(
     let format = kv_format_of(bundle, kv_format);
     let sessions = sessions as u64;
     let (layers, kv_heads) = (config.num_hidden_layers, config.num_key_value_heads);
-    MemoryEstimate::new(
-        bundle.file_bytes() as u64,
-        vec![
-            (
-                "keys and values",
-                sessions * KvCache::bytes(layers, context, format, kv_heads, config.head_dim),
-            ),
-            ("scratch", sessions * session_bytes(config)),
-            ("samplers", sessions * Sampler::bytes(config.vocab_size)),
-            ("tokenizer", tokenizer_bytes(bundle)),
-        ],
-    )
+    let mut parts = vec![
+        (
+            "keys and values",
+            sessions * KvCache::bytes(layers, context, format, kv_heads, config.head_dim),
+        ),
+        ("scratch", sessions * session_bytes(config)),
+        ("samplers", sessions * Sampler::bytes(config.vocab_size)),
+        ("tokenizer", tokenizer_bytes(bundle)),
+    ];
+    let copied = copied_bytes(bundle);
+    if copied > 0 {
+        parts.push(("weights", copied));
+    }
+    MemoryEstimate::new(bundle.file_bytes() as u64 - copied, parts)
+}
+
+/// Bytes of the bundle that are memory of this process.
+pub(crate) fn copied_bytes(bundle: &Bundle) -> u64 {
+    if bundle.is_copy() {
+        bundle.file_bytes() as u64
+    } else {
+        0
+    }
 }
 
 /// The format of keys and values that was asked for, or the one that suits the weights: f32 beside f32 weights, otherwise f16.

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use skimstone_kernels::{Format, Matrix};
+use skimstone_kernels::{Format, Linear, Matrix};
 
 use crate::bundle::{TensorInfo, as_f32s};
 use crate::config::{ModelConfig, names};
@@ -37,7 +37,7 @@ struct LayerSlots {
     qk_norm: Option<[VectorSlot; 2]>,
     /// gate, up, down.
     mlp: [MatrixSlot; 3],
-    mlp_bias: Option<[VectorSlot; 3]>,
+    mlp_bias: [Option<VectorSlot>; 3],
 }
 
 /// The checked table of a bundle's weights.
@@ -113,14 +113,11 @@ impl WeightTable {
                     matrix("mlp.up_proj")?,
                     matrix("mlp.down_proj")?,
                 ],
-                mlp_bias: match [
+                mlp_bias: [
                     bias("mlp.gate_proj", config.mlp_bias)?,
                     bias("mlp.up_proj", config.mlp_bias)?,
                     bias("mlp.down_proj", config.mlp_bias)?,
-                ] {
-                    [Some(gate), Some(up), Some(down)] => Some([gate, up, down]),
-                    _ => None,
-                },
+                ],
             });
         }
         Ok(WeightTable {
@@ -172,27 +169,19 @@ pub struct Weights<'a> {
     table: &'a WeightTable,
 }
 
-/// The weights of one layer. Letters as everywhere: `E` hidden_size, `F` intermediate_size, `H` and `G` heads, `D` head_dim.
+/// The weights of one layer; which of them have biases is the configuration's. Letters as everywhere: `E` hidden_size, `F` intermediate_size, `H` and `G` heads, `D` head_dim.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerWeights<'a> {
     /// `[E]`
     pub input_layernorm: &'a [f32],
     /// `[H·D, E]`
-    pub q_proj: Matrix<'a>,
+    pub q_proj: Linear<'a>,
     /// `[G·D, E]`
-    pub k_proj: Matrix<'a>,
+    pub k_proj: Linear<'a>,
     /// `[G·D, E]`
-    pub v_proj: Matrix<'a>,
+    pub v_proj: Linear<'a>,
     /// `[E, H·D]`
-    pub o_proj: Matrix<'a>,
-    /// `[H·D]`
-    pub q_bias: Option<&'a [f32]>,
-    /// `[G·D]`
-    pub k_bias: Option<&'a [f32]>,
-    /// `[G·D]`
-    pub v_bias: Option<&'a [f32]>,
-    /// `[E]`
-    pub o_bias: Option<&'a [f32]>,
+    pub o_proj: Linear<'a>,
     /// `[D]`; `qwen3`
     pub q_norm: Option<&'a [f32]>,
     /// `[D]`; `qwen3`
@@ -200,17 +189,11 @@ pub struct LayerWeights<'a> {
     /// `[E]`
     pub post_attention_layernorm: &'a [f32],
     /// `[F, E]`
-    pub gate_proj: Matrix<'a>,
+    pub gate_proj: Linear<'a>,
     /// `[F, E]`
-    pub up_proj: Matrix<'a>,
+    pub up_proj: Linear<'a>,
     /// `[E, F]`
-    pub down_proj: Matrix<'a>,
-    /// `[F]`; `llama` with `mlp_bias`
-    pub gate_bias: Option<&'a [f32]>,
-    /// `[F]`; `llama` with `mlp_bias`
-    pub up_bias: Option<&'a [f32]>,
-    /// `[E]`; `llama` with `mlp_bias`
-    pub down_bias: Option<&'a [f32]>,
+    pub down_proj: Linear<'a>,
 }
 
 impl<'a> Weights<'a> {
@@ -249,36 +232,28 @@ impl<'a> Weights<'a> {
     /// If there is no layer `l`.
     pub fn layer(&self, l: usize) -> LayerWeights<'a> {
         let slots = &self.table.layers[l];
-        let [q, k, v, o] = &slots.attention;
-        let [gate, up, down] = &slots.mlp;
-        let bias = |slot: &Option<VectorSlot>| slot.as_ref().map(|slot| self.vector(slot));
-        let [q_bias, k_bias, v_bias, o_bias] = &slots.attention_bias;
         let qk_norm = |i: usize| slots.qk_norm.as_ref().map(|norms| self.vector(&norms[i]));
-        let mlp_bias = |i: usize| {
-            slots
-                .mlp_bias
-                .as_ref()
-                .map(|biases| self.vector(&biases[i]))
-        };
+        let attention = |i: usize| self.linear(&slots.attention[i], &slots.attention_bias[i]);
+        let mlp = |i: usize| self.linear(&slots.mlp[i], &slots.mlp_bias[i]);
         LayerWeights {
             input_layernorm: self.vector(&slots.input_layernorm),
-            q_proj: self.matrix(q),
-            k_proj: self.matrix(k),
-            v_proj: self.matrix(v),
-            o_proj: self.matrix(o),
-            q_bias: bias(q_bias),
-            k_bias: bias(k_bias),
-            v_bias: bias(v_bias),
-            o_bias: bias(o_bias),
+            q_proj: attention(0),
+            k_proj: attention(1),
+            v_proj: attention(2),
+            o_proj: attention(3),
             q_norm: qk_norm(0),
             k_norm: qk_norm(1),
             post_attention_layernorm: self.vector(&slots.post_attention_layernorm),
-            gate_proj: self.matrix(gate),
-            up_proj: self.matrix(up),
-            down_proj: self.matrix(down),
-            gate_bias: mlp_bias(0),
-            up_bias: mlp_bias(1),
-            down_bias: mlp_bias(2),
+            gate_proj: mlp(0),
+            up_proj: mlp(1),
+            down_proj: mlp(2),
+        }
+    }
+
+    fn linear(&self, weight: &MatrixSlot, bias: &Option<VectorSlot>) -> Linear<'a> {
+        Linear {
+            weight: self.matrix(weight),
+            bias: bias.as_ref().map(|slot| self.vector(slot)),
         }
     }
 

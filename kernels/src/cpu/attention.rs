@@ -7,13 +7,16 @@ use super::elementwise::exp;
 use super::isa::Isa;
 use super::matmul::FloatFormat;
 use crate::pool::Band;
-use crate::{AttentionShape, KvSource, MAX_KV_BLOCK};
+use crate::{AttentionShape, KvSource, MAX_HEAD_DIM, MAX_KV_BLOCK};
 
 /// Query heads that walk the blocks together, so that a block is read from memory once for all query heads that share it.
 const GROUP: usize = 8;
 
 /// One score, then one weight, per position of a block.
 type Scores = [f32; MAX_KV_BLOCK];
+
+/// The same dimension of the queries of all heads that walk together, times the scale of the scores.
+type Query = [f32; GROUP];
 
 /// `out[t, h] = softmax(scale · q[t, h] · Kᵀ) · V` over the entries that are visible and not later than the query.
 ///
@@ -68,9 +71,18 @@ fn heads_of_group<I: Isa, W: FloatFormat>(
         total: 0.0,
     }; GROUP];
     let mut scores = [[0.0; MAX_KV_BLOCK]; GROUP];
+    let mut by_dimension = [[0.0; GROUP]; MAX_HEAD_DIM];
+    let queries = &mut by_dimension[..dim];
+    for (h, q) in q.chunks_exact(dim).enumerate() {
+        for (query, q) in queries.iter_mut().zip(q) {
+            query[h] = q * shape.scale;
+        }
+    }
     out.fill(0.0);
     for b in 0..kv.blocks() {
         let block = kv.block(b);
+        // What comes next is asked for while this is computed; the hardware cannot know where it is.
+        let next = kv.block((b + 1).min(kv.blocks() - 1));
         // The entries seen, in order. Entries that are not seen leave no trace in the sums, so that a later entry in the
         // same block (a prompt is stored before it is read) changes nothing.
         let mut seen = [0u8; MAX_KV_BLOCK];
@@ -85,34 +97,34 @@ fn heads_of_group<I: Isa, W: FloatFormat>(
         let seen = &seen[..n];
         let bytes = block.stride * dim * W::BYTES;
         let (k, v) = (
-            &block.k[g * bytes..][..bytes],
-            &block.v[g * bytes..][..bytes],
+            [&block.k[g * bytes..][..bytes], &next.k[g * bytes..]],
+            [&block.v[g * bytes..][..bytes], &next.v[g * bytes..]],
         );
         let place = Place {
             stride: block.stride,
             dim,
             end: usize::from(seen[n - 1]) + 1,
         };
-        let mut corrections = [0.0; GROUP];
-        let mut h = 0;
-        while h < heads {
-            let q = &q[h * dim..];
-            h += match heads - h {
-                4.. => scores_of::<I, W, 4>(isa, q, k, place, shape.scale, &mut scores[h..]),
-                2.. => scores_of::<I, W, 2>(isa, q, k, place, shape.scale, &mut scores[h..]),
-                _ => scores_of::<I, W, 1>(isa, q, k, place, shape.scale, &mut scores[h..]),
+        let (mut corrections, mut first) = ([0.0; GROUP], 0);
+        while first < heads {
+            first += match tile::<I>(heads - first) {
+                8 => scores_of::<I, W, 8>(isa, queries, first, k, place, &mut scores),
+                4 => scores_of::<I, W, 4>(isa, queries, first, k, place, &mut scores),
+                2 => scores_of::<I, W, 2>(isa, queries, first, k, place, &mut scores),
+                _ => scores_of::<I, W, 1>(isa, queries, first, k, place, &mut scores),
             };
         }
         for h in 0..heads {
             corrections[h] = softmax(isa, &mut scores[h], seen, &mut states[h]);
         }
-        let mut h = 0;
-        while h < heads {
-            let (out, of) = (&mut out[h * dim..], h..GROUP);
+        let mut first = 0;
+        while first < heads {
+            let (out, of) = (&mut out[first * dim..], first..GROUP);
             let (weights, corrections) = (&scores[of.clone()], &corrections[of]);
-            h += match heads - h {
-                4.. => add_values::<I, W, 4>(isa, weights, corrections, seen, v, place, out),
-                2.. => add_values::<I, W, 2>(isa, weights, corrections, seen, v, place, out),
+            first += match tile::<I>(heads - first) {
+                8 => add_values::<I, W, 8>(isa, weights, corrections, seen, v, place, out),
+                4 => add_values::<I, W, 4>(isa, weights, corrections, seen, v, place, out),
+                2 => add_values::<I, W, 2>(isa, weights, corrections, seen, v, place, out),
                 _ => add_values::<I, W, 1>(isa, weights, corrections, seen, v, place, out),
             };
         }
@@ -128,6 +140,13 @@ fn heads_of_group<I: Isa, W: FloatFormat>(
             *out *= factor;
         }
     }
+}
+
+/// How many heads share the registers when `left` are left: a key that is loaded once serves them all. A tile may be larger than what is
+/// left; the last head then fills it up.
+#[inline(always)]
+fn tile<I: Isa>(left: usize) -> usize {
+    left.min(I::HEADS).next_power_of_two()
 }
 
 /// The sizes of the keys and values of one head in one block.
@@ -146,73 +165,77 @@ struct Softmax {
     total: f32,
 }
 
-/// The scores of `H` heads at all positions before `place.end`. Returns `H`.
+/// The scores of heads `first..first + H` at all positions before `place.end`. Returns `H`.
 #[inline(always)]
 fn scores_of<I: Isa, W: FloatFormat, const H: usize>(
     isa: I,
-    q: &[f32],
-    k: &[u8],
+    queries: &[Query],
+    first: usize,
+    k: [&[u8]; 2],
     place: Place,
-    scale: f32,
-    scores: &mut [Scores],
+    scores: &mut [Scores; GROUP],
 ) -> usize {
     let whole = place.stride / I::LANES;
     let mut vector = 0;
     while vector + 2 <= whole && vector * I::LANES < place.end {
-        score_strip::<I, W, H, 2>(isa, q, k, place, vector, scale, scores);
+        score_strip::<I, W, H, 2>(isa, queries, first, k, place, vector, scores);
         vector += 2;
     }
     while vector < whole && vector * I::LANES < place.end {
-        score_strip::<I, W, H, 1>(isa, q, k, place, vector, scale, scores);
+        score_strip::<I, W, H, 1>(isa, queries, first, k, place, vector, scores);
         vector += 1;
     }
     // What a stride has beyond whole vectors; the same operations, one lane each.
     let rest = vector * I::LANES..place.end.max(vector * I::LANES);
-    for h in 0..H {
-        let q = &q[h * place.dim..][..place.dim];
+    for h in first..(first + H).min(GROUP) {
         for (score, position) in scores[h][rest.clone()].iter_mut().zip(rest.clone()) {
             let mut sum = isa.splat(0.0);
-            for (d, q) in q.iter().enumerate() {
+            for (d, query) in queries.iter().enumerate() {
                 let mut value = [0.0];
                 let at = (d * place.stride + position) * W::BYTES;
-                W::unpack(&k[at..at + W::BYTES], &mut value);
-                sum = isa.fma(isa.splat(value[0]), isa.splat(*q), sum);
+                W::unpack(&k[0][at..at + W::BYTES], &mut value);
+                sum = isa.fma(isa.splat(value[0]), isa.splat(query[h]), sum);
             }
-            *score = scale * isa.first(sum);
+            *score = isa.first(sum);
         }
     }
     H
 }
 
-/// The scores of `H` heads at the positions of `V` vectors.
+/// The scores of heads `first..first + H` at the positions of `V` vectors.
 #[inline(always)]
 fn score_strip<I: Isa, W: FloatFormat, const H: usize, const V: usize>(
     isa: I,
-    q: &[f32],
-    k: &[u8],
+    queries: &[Query],
+    first: usize,
+    [k, next]: [&[u8]; 2],
     place: Place,
     vector: usize,
-    scale: f32,
-    scores: &mut [Scores],
+    scores: &mut [Scores; GROUP],
 ) {
     let mut sums = [[isa.splat(0.0); V]; H];
-    for (d, row) in k.chunks_exact(place.stride * W::BYTES).enumerate() {
+    let row_bytes = place.stride * W::BYTES;
+    for (d, (row, query)) in k.chunks_exact(row_bytes).zip(queries).enumerate() {
+        isa.prefetch(next, d * row_bytes + vector * I::LANES * W::BYTES);
         let row = &W::chunks::<I>(row).0[vector..][..V];
+        let query: &[f32; H] = query[first..]
+            .first_chunk()
+            .expect("a tile is within a group");
         let mut keys = [isa.splat(0.0); V];
         for i in 0..V {
             keys[i] = W::load(isa, &row[i]);
         }
         for h in 0..H {
-            let q = isa.splat(q[h * place.dim + d]);
+            let q = isa.splat(query[h]);
             for i in 0..V {
                 sums[h][i] = isa.fma(keys[i], q, sums[h][i]);
             }
         }
     }
-    for h in 0..H {
-        let (out, _) = I::chunks_mut(&mut scores[h]);
+    for (scores, sums) in scores[first..].iter_mut().zip(sums) {
+        let (out, _) = I::chunks_mut(scores);
         for i in 0..V {
-            isa.store(isa.mul(sums[h][i], isa.splat(scale)), &mut out[vector + i]);
+            isa.store(sums[i], &mut out[vector + i]);
         }
     }
 }
@@ -268,14 +291,14 @@ fn softmax<I: Isa>(isa: I, scores: &mut Scores, seen: &[u8], state: &mut Softmax
     correction
 }
 
-/// `out = correction · out + Σ weight · value` for `H` heads. Returns `H`.
+/// `out = correction · out + Σ weight · value` for up to `H` heads. Returns `H`.
 #[inline(always)]
 fn add_values<I: Isa, W: FloatFormat, const H: usize>(
     isa: I,
     weights: &[Scores],
     corrections: &[f32],
     seen: &[u8],
-    v: &[u8],
+    v: [&[u8]; 2],
     place: Place,
     out: &mut [f32],
 ) -> usize {
@@ -291,12 +314,12 @@ fn add_values<I: Isa, W: FloatFormat, const H: usize>(
     }
     let at = whole * I::LANES;
     if at < place.dim {
-        for h in 0..H {
-            let out = &mut out[h * place.dim + at..(h + 1) * place.dim];
+        for (h, out) in out.chunks_exact_mut(place.dim).take(H).enumerate() {
+            let out = &mut out[at..];
             let mut sum = isa.mul(isa.load_partial(out), isa.splat(corrections[h]));
             for j in seen {
                 let mut rest = I::ZEROS;
-                let row = &v[usize::from(*j) * place.dim * W::BYTES..][..place.dim * W::BYTES];
+                let row = &v[0][usize::from(*j) * place.dim * W::BYTES..][..place.dim * W::BYTES];
                 W::unpack(&row[at * W::BYTES..], rest.as_mut());
                 sum = isa.fma(isa.splat(weights[h][usize::from(*j)]), isa.load(&rest), sum);
             }
@@ -313,20 +336,21 @@ fn value_strip<I: Isa, W: FloatFormat, const H: usize, const V: usize>(
     weights: &[Scores],
     corrections: &[f32],
     seen: &[u8],
-    v: &[u8],
+    [v, next]: [&[u8]; 2],
     place: Place,
     vector: usize,
     out: &mut [f32],
 ) {
     let mut sums = [[isa.splat(0.0); V]; H];
-    for h in 0..H {
-        let (out, _) = I::chunks(&out[h * place.dim..][..place.dim]);
+    for (h, out) in out.chunks_exact(place.dim).take(H).enumerate() {
+        let (out, _) = I::chunks(out);
         for i in 0..V {
             sums[h][i] = isa.mul(isa.load(&out[vector + i]), isa.splat(corrections[h]));
         }
     }
     for j in seen {
         let j = usize::from(*j);
+        isa.prefetch(next, (j * place.dim + vector * I::LANES) * W::BYTES);
         let row = &v[j * place.dim * W::BYTES..][..place.dim * W::BYTES];
         let row = &W::chunks::<I>(row).0[vector..][..V];
         let mut values = [isa.splat(0.0); V];
@@ -340,8 +364,8 @@ fn value_strip<I: Isa, W: FloatFormat, const H: usize, const V: usize>(
             }
         }
     }
-    for h in 0..H {
-        let (out, _) = I::chunks_mut(&mut out[h * place.dim..][..place.dim]);
+    for (h, out) in out.chunks_exact_mut(place.dim).take(H).enumerate() {
+        let (out, _) = I::chunks_mut(out);
         for i in 0..V {
             isa.store(sums[h][i], &mut out[vector + i]);
         }

@@ -1,11 +1,12 @@
 //! Matrix products of quantized weights with int8 activations over [`Isa`], and the rounding of activations.
 //!
-//! A panel of 16 rows meets a few tokens at a time. Per block of 32 columns: an exact integer dot product for each row and token, scaled
+//! A few panels of 16 rows meet a few tokens at a time. Per block of 32 columns: an exact integer dot product for each row and token, scaled
 //! and added to a float per row and token. Lanes are rows, so nothing crosses lanes and the sum of a cell is one chain over the blocks,
 //! whatever the number of tokens or threads and whatever the width of the vectors.
 
+use std::ops::Range;
+
 use super::isa::Isa;
-use crate::activations::Int8Row;
 use crate::pool::Band;
 use crate::quant::{Int8Block, MIN_MAGNITUDE, Q4_BYTES, Q8_BYTES, SCALE_BYTES};
 use crate::{Activations, BLOCK, Matrix, PANEL};
@@ -20,6 +21,9 @@ const AHEAD: usize = 4096;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
+/// Tokens per register tile.
+const TOKENS: usize = 4;
+
 /// `y = x · wᵀ` for quantized weights and int8 activations. The band begins at a whole panel.
 #[inline(always)]
 pub(crate) fn matmul_int8<I: Isa, W: PanelFormat>(
@@ -29,82 +33,106 @@ pub(crate) fn matmul_int8<I: Isa, W: PanelFormat>(
     y: &mut Band<'_>,
 ) {
     let rows = y.columns();
-    let per_block = (TOKEN_BLOCK_BYTES / w.cols().max(1)).max(I::PANEL_TOKENS);
-    let per_block = per_block / I::PANEL_TOKENS * I::PANEL_TOKENS;
+    let (first, end) = (rows.start / PANEL, rows.end.div_ceil(PANEL));
+    let per_block = (TOKEN_BLOCK_BYTES / w.cols().max(1)).next_multiple_of(TOKENS);
     for start in (0..x.tokens()).step_by(per_block) {
-        let end = x.tokens().min(start + per_block);
-        for panel in rows.start / PANEL..rows.end.div_ceil(PANEL) {
+        let tokens = start..x.tokens().min(start + per_block);
+        let mut panel = first;
+        while panel < end {
             let at = panel * PANEL - rows.start;
-            let blocks = W::blocks(w.panel(panel));
-            let mut t = start;
-            if I::PANEL_TOKENS >= 8 {
-                while t + 8 <= end {
-                    tile::<I, W, 8>(isa, blocks, x, y, at, t);
-                    t += 8;
-                }
-            }
-            while t + 4 <= end {
-                tile::<I, W, 4>(isa, blocks, x, y, at, t);
-                t += 4;
-            }
-            while t < end {
-                tile::<I, W, 1>(isa, blocks, x, y, at, t);
-                t += 1;
-            }
+            let tokens = tokens.clone();
+            // One token waits for memory, and one stream of it is read fastest.
+            let most = if tokens.len() < TOKENS { 1 } else { I::PANELS };
+            panel += match (end - panel).min(most) {
+                3.. => strip::<I, W, 3>(isa, w, panel, x, y, at, tokens),
+                2 => strip::<I, W, 2>(isa, w, panel, x, y, at, tokens),
+                _ => strip::<I, W, 1>(isa, w, panel, x, y, at, tokens),
+            };
         }
     }
 }
 
-/// One panel against `T` tokens; the results go to the band's columns from `at` on.
+/// `P` panels against some tokens; the results go to the band's columns from `at` on. Returns `P`.
 #[inline(always)]
-fn tile<I: Isa, W: PanelFormat, const T: usize>(
+fn strip<I: Isa, W: PanelFormat, const P: usize>(
     isa: I,
-    w: &[W::Block],
+    w: &Matrix<'_>,
+    panel: usize,
+    x: &Activations,
+    y: &mut Band<'_>,
+    at: usize,
+    tokens: Range<usize>,
+) -> usize {
+    let mut panels: [&[W::Block]; P] = [&[]; P];
+    for (p, blocks) in panels.iter_mut().enumerate() {
+        *blocks = W::blocks(w.panel(panel + p));
+    }
+    let mut t = tokens.start;
+    while t + TOKENS <= tokens.end {
+        tile::<I, W, P, TOKENS>(isa, panels, x, y, at, t);
+        t += TOKENS;
+    }
+    while t < tokens.end {
+        for (p, panel) in panels.into_iter().enumerate() {
+            tile::<I, W, 1, 1>(isa, [panel], x, y, at + p * PANEL, t);
+        }
+        t += 1;
+    }
+    P
+}
+
+/// `P` panels against `T` tokens.
+#[inline(always)]
+fn tile<I: Isa, W: PanelFormat, const P: usize, const T: usize>(
+    isa: I,
+    mut panels: [&[W::Block]; P],
     x: &Activations,
     y: &mut Band<'_>,
     at: usize,
     token: usize,
 ) {
     // All slices are cut to one length first, so that the loop needs no bounds checks.
-    let n = w.len();
-    let mut rows = [Int8Row {
-        blocks: &[],
-        scales: &[],
-        sums: &[],
-    }; T];
-    for (t, row) in rows.iter_mut().enumerate() {
-        let whole = x.int8_row(token + t);
-        (row.blocks, row.scales, row.sums) =
-            (&whole.blocks[..n], &whole.scales[..n], &whole.sums[..n]);
+    let n = panels[0].len();
+    for panel in &mut panels {
+        *panel = &panel[..n];
     }
-    let mut totals = [isa.panel_zero(); T];
-    for (b, block) in w.iter().enumerate() {
+    let mut rows: [&[Int8Block]; T] = [&[]; T];
+    for (t, row) in rows.iter_mut().enumerate() {
+        *row = &x.int8_row(token + t)[..n];
+    }
+    let mut totals = [[isa.panel_zero(); T]; P];
+    for b in 0..n {
         if T == 1 {
             // With one token the product waits for memory.
             for line in 0..size_of::<W::Block>().div_ceil(LINE) {
-                isa.prefetch(block.as_ref(), AHEAD + line * LINE);
+                isa.prefetch(panels[0][b].as_ref(), AHEAD + line * LINE);
             }
         }
-        let (scales, codes) = W::split(block);
-        let mut bytes = [&rows[0].blocks[b]; T];
-        let mut sums = [0; T];
+        let (mut x, mut codes) = ([&rows[0][b]; T], [W::split(&panels[0][b]).1; P]);
         for t in 0..T {
-            (bytes[t], sums[t]) = (&rows[t].blocks[b], rows[t].sums[b]);
+            x[t] = &rows[t][b];
         }
-        let dots = W::dot(isa, codes, bytes, sums);
-        let scales = isa.panel_scales(scales);
-        for t in 0..T {
-            totals[t] = isa.panel_add(totals[t], dots[t], scales, rows[t].scales[b]);
+        for p in 0..P {
+            codes[p] = W::split(&panels[p][b]).1;
+        }
+        let dots = W::dots(isa, codes, x);
+        for p in 0..P {
+            let scales = isa.panel_scales(W::split(&panels[p][b]).0);
+            for t in 0..T {
+                totals[p][t] = isa.panel_add(totals[p][t], dots[p][t], scales, x[t].scale);
+            }
         }
     }
-    for (t, total) in totals.into_iter().enumerate() {
-        let y = &mut y.row_mut(token + t)[at..];
-        if let Some(y) = y.first_chunk_mut() {
-            isa.panel_store(total, y);
-        } else {
-            let mut whole = [0.0; PANEL];
-            isa.panel_store(total, &mut whole);
-            y.copy_from_slice(&whole[..y.len()]);
+    for (p, totals) in totals.into_iter().enumerate() {
+        for (t, total) in totals.into_iter().enumerate() {
+            let y = &mut y.row_mut(token + t)[at + p * PANEL..];
+            if let Some(y) = y.first_chunk_mut() {
+                isa.panel_store(total, y);
+            } else {
+                let mut whole = [0.0; PANEL];
+                isa.panel_store(total, &mut whole);
+                y.copy_from_slice(&whole[..y.len()]);
+            }
         }
     }
 }
@@ -119,13 +147,12 @@ pub(crate) trait PanelFormat {
     fn blocks(panel: &[u8]) -> &[Self::Block];
     /// The scales and the codes of a block.
     fn split(block: &Self::Block) -> (&[u8; SCALE_BYTES], &Self::Codes);
-    /// The exact dot products of a block with `T` tokens.
-    fn dot<I: Isa, const T: usize>(
+    /// The exact dot products of a block of `P` panels with `T` tokens.
+    fn dots<I: Isa, const P: usize, const T: usize>(
         isa: I,
-        codes: &Self::Codes,
+        codes: [&Self::Codes; P],
         x: [&Int8Block; T],
-        sums: [i32; T],
-    ) -> [I::Integers; T];
+    ) -> [[I::Integers; T]; P];
 }
 
 /// The scales of a block and the `CODES` bytes after them.
@@ -155,13 +182,12 @@ impl PanelFormat for Q8 {
     }
 
     #[inline(always)]
-    fn dot<I: Isa, const T: usize>(
+    fn dots<I: Isa, const P: usize, const T: usize>(
         isa: I,
-        codes: &Self::Codes,
+        codes: [&Self::Codes; P],
         x: [&Int8Block; T],
-        sums: [i32; T],
-    ) -> [I::Integers; T] {
-        isa.dot_q8(codes, x, sums)
+    ) -> [[I::Integers; T]; P] {
+        isa.dots_q8(codes, x)
     }
 }
 
@@ -183,75 +209,57 @@ impl PanelFormat for Q4 {
     }
 
     #[inline(always)]
-    fn dot<I: Isa, const T: usize>(
+    fn dots<I: Isa, const P: usize, const T: usize>(
         isa: I,
-        codes: &Self::Codes,
+        codes: [&Self::Codes; P],
         x: [&Int8Block; T],
-        sums: [i32; T],
-    ) -> [I::Integers; T] {
-        isa.dot_q4(codes, x, sums)
+    ) -> [[I::Integers; T]; P] {
+        isa.dots_q4(codes, x)
     }
 }
 
 /// Rounds one row of activations to int8 blocks; see [`crate::quant`].
 #[inline(always)]
-pub(crate) fn quantize<I: Isa>(
-    isa: I,
-    x: &[f32],
-    out: &mut [Int8Block],
-    scales: &mut [f32],
-    sums: &mut [i32],
-) {
+pub(crate) fn quantize<I: Isa>(isa: I, x: &[f32], out: &mut [Int8Block]) {
     let (blocks, rest) = x.as_chunks::<BLOCK>();
-    for (((x, out), scale), sum) in blocks
-        .iter()
-        .zip(out.iter_mut())
-        .zip(scales.iter_mut())
-        .zip(sums.iter_mut())
-    {
-        (*scale, *sum) = quantize_block(isa, x, out);
+    for (x, out) in blocks.iter().zip(&mut *out) {
+        quantize_block(isa, x, out);
     }
     if !rest.is_empty() {
-        let (mut x, last) = ([0.0; BLOCK], blocks.len());
+        let mut x = [0.0; BLOCK];
         x[..rest.len()].copy_from_slice(rest);
-        (scales[last], sums[last]) = quantize_block(isa, &x, &mut out[last]);
+        quantize_block(isa, &x, &mut out[blocks.len()]);
     }
 }
 
-/// The scale of the block and the sum of its bytes.
 #[inline(always)]
-fn quantize_block<I: Isa>(isa: I, x: &[f32; BLOCK], out: &mut Int8Block) -> (f32, i32) {
+fn quantize_block<I: Isa>(isa: I, x: &[f32; BLOCK], out: &mut Int8Block) {
     let (x, _) = I::chunks(x);
     let zero = isa.splat(0.0);
-    let (mut max, mut finite) = (zero, zero);
+    let mut max = zero;
     for x in x {
-        let x = isa.load(x);
-        max = isa.max(max, isa.abs(x));
-        // 0 · x is NaN for what is not finite.
-        finite = isa.fma(x, zero, finite);
+        max = isa.max(isa.abs(isa.load(x)), max);
     }
-    let mut lanes = I::ZEROS;
-    isa.store(max, &mut lanes);
-    let mut max = 0.0f32;
-    for lane in lanes.as_ref() {
-        max = max.max(*lane);
-    }
-    if isa.sum(finite).is_nan() || max < MIN_MAGNITUDE {
-        out.0 = [0; BLOCK];
-        let scale = if isa.sum(finite).is_nan() {
-            f32::NAN
-        } else {
-            0.0
-        };
-        return (scale, 0);
-    }
-    let inverse = isa.splat(127.0 / max);
+    let max = isa.largest(max);
+    let is_zero = max < MIN_MAGNITUDE;
+    // What is too small rounds to zero at any factor near one.
+    let inverse = isa.splat(if is_zero { 1.0 } else { 127.0 / max });
     let mut sum = zero;
-    for (x, out) in x.iter().zip(out.0.chunks_exact_mut(I::LANES)) {
+    for (x, out) in x.iter().zip(out.bytes.chunks_exact_mut(I::LANES)) {
         let rounded = isa.round(isa.mul(isa.load(x), inverse));
         sum = isa.add(sum, rounded);
         isa.store_i8(rounded, out);
     }
+    let sum = isa.sum(sum);
+    if sum.is_nan() {
+        // NaN comes through as it is, and infinity as ∞ · (127 / ∞).
+        *out = Int8Block {
+            scale: f32::NAN,
+            ..Int8Block::ZERO
+        };
+        return;
+    }
+    out.scale = if is_zero { 0.0 } else { max / 127.0 };
     // Exact: integers far below 2²⁴.
-    (max / 127.0, isa.sum(sum) as i32)
+    out.sum = sum as i32;
 }

@@ -3,27 +3,19 @@
 mod attention;
 mod elementwise;
 mod isa;
+mod linear;
 mod matmul;
 mod matmul_int8;
 mod table;
 
+pub use linear::RmsNorm;
 pub use table::{Table, tables};
 
-use crate::pool::Pool;
-use crate::{Activations, AttentionShape, KernelError, KvSource, MAX_KV_BLOCK, Matrix, Result};
+use crate::pool::{Columns, Pool};
+use crate::{AttentionShape, KernelError, KvSource, MAX_HEAD_DIM, MAX_KV_BLOCK, Result};
 
-/// Bands of a matrix product start at multiples of this many rows: 16 floats of `y` are a cache line, so no two threads
-/// write one.
-const ROW_STEP: usize = 16;
-
-/// Values of `silu_mul` per step: a page of floats, far more than a vector.
-const SILU_STEP: usize = 1024;
-
-/// What one value of `silu_mul` costs in multiply-adds: an exponential, a division and memory traffic. A guess that only
-/// has to be right within a factor of two, for it decides when to share work.
-const SILU_COST: usize = 8;
-
-/// As [`SILU_COST`], for a norm.
+/// What one value of a norm costs in multiply-adds, for its memory traffic. A guess that only has to be right within a factor of two,
+/// for it decides when to share work.
 const NORM_COST: usize = 2;
 
 /// The CPU as a place to compute: a kernel table and a pool of worker threads.
@@ -68,87 +60,6 @@ impl Cpu {
         self.pool.threads()
     }
 
-    /// Loads `x` `[T, cols]` into `acts`, and rounds it to int8 blocks if `quantize`.
-    ///
-    /// # Errors
-    /// [`KernelError::Multiple`] or [`KernelError::Limit`] if `x` is not whole rows or does not fit.
-    pub fn load(
-        &self,
-        acts: &mut Activations,
-        x: &[f32],
-        cols: usize,
-        quantize: bool,
-    ) -> Result<()> {
-        acts.fill(x, cols, quantize.then_some(self.table.quantize))
-    }
-
-    /// `y = x · wᵀ`.
-    ///
-    /// Shapes: `w` is `[rows, cols]`, `acts` hold `[T, cols]`, `y` is `[T, rows]`. Quantized weights use the int8 blocks
-    /// of `acts`.
-    ///
-    /// # Errors
-    /// [`KernelError::Shape`] if a size disagrees, [`KernelError::NotQuantized`] if `acts` lack the blocks.
-    pub fn matmul(&self, w: &Matrix<'_>, acts: &Activations, y: &mut [f32]) -> Result<()> {
-        self.matmuls([w], acts, [y])
-    }
-
-    /// [`matmul`](Self::matmul) of several matrices with the same activations, in one job for the threads.
-    ///
-    /// # Errors
-    /// As [`matmul`](Self::matmul).
-    pub fn matmuls<const N: usize>(
-        &self,
-        ws: [&Matrix<'_>; N],
-        acts: &Activations,
-        ys: [&mut [f32]; N],
-    ) -> Result<()> {
-        let mut work = 0usize;
-        for (w, y) in ws.iter().zip(&ys) {
-            check_matmul(w, acts, y.len())?;
-            work = work.saturating_add(y.len().saturating_mul(w.cols()));
-        }
-        let mut widths = ws.iter().map(|w| w.rows());
-        let outputs = ys.map(|y| (y, widths.next().unwrap_or_default()));
-        self.pool.bands_of(outputs, ROW_STEP, work, |i, band| {
-            (self.table.matmul(ws[i].format()))(ws[i], acts, band);
-        });
-        Ok(())
-    }
-
-    /// `gate = silu(x · gateᵀ) · (x · upᵀ)`, in one job for the threads; `up_y` is overwritten.
-    ///
-    /// Shapes: both matrices are `[rows, cols]`, `acts` hold `[T, cols]`, `gate_y` and `up_y` are `[T, rows]`.
-    ///
-    /// # Errors
-    /// As [`matmul`](Self::matmul).
-    pub fn matmul_silu_mul(
-        &self,
-        [gate, up]: [&Matrix<'_>; 2],
-        acts: &Activations,
-        gate_y: &mut [f32],
-        up_y: &mut [f32],
-    ) -> Result<()> {
-        check_matmul(gate, acts, gate_y.len())?;
-        check_matmul(up, acts, up_y.len())?;
-        check("matmul_silu_mul", "up", gate.rows(), up.rows())?;
-        let (of_gate, of_up) = (
-            self.table.matmul(gate.format()),
-            self.table.matmul(up.format()),
-        );
-        let work = 2 * gate_y.len().saturating_mul(gate.cols());
-        let outputs = [gate_y, up_y];
-        self.pool
-            .band_pairs(outputs, gate.rows(), ROW_STEP, work, |gate_y, up_y| {
-                of_gate(gate, acts, gate_y);
-                of_up(up, acts, up_y);
-                for t in 0..acts.tokens() {
-                    (self.table.silu_mul)(gate_y.row_mut(t), up_y.row_mut(t));
-                }
-            });
-        Ok(())
-    }
-
     /// `out = x / √(mean(x²) + eps) · weight`, for each row of `weight.len()` values.
     ///
     /// # Errors
@@ -157,7 +68,8 @@ impl Cpu {
         let cols = rows_of("rms_norm", x.len(), weight.len())?;
         check("rms_norm", "out", x.len(), out.len())?;
         let (width, work) = (out.len(), out.len().saturating_mul(NORM_COST));
-        self.pool.bands(out, width, cols, work, |band| {
+        let out = Columns::new(out, width, cols);
+        self.pool.split(out, work, |mut band| {
             let x = &x[band.columns()];
             for (x, out) in x
                 .chunks_exact(cols)
@@ -178,42 +90,6 @@ impl Cpu {
         for x in x.chunks_exact_mut(cols) {
             (self.table.rms_norm_in_place)(x, weight, eps);
         }
-        Ok(())
-    }
-
-    /// `x += y`.
-    ///
-    /// # Errors
-    /// [`KernelError::Shape`] if the lengths differ.
-    pub fn add(&self, x: &mut [f32], y: &[f32]) -> Result<()> {
-        check("add", "y", x.len(), y.len())?;
-        (self.table.add)(x, y);
-        Ok(())
-    }
-
-    /// `x += bias` for each row of `bias.len()` values.
-    ///
-    /// # Errors
-    /// [`KernelError::Multiple`] if `x` is not whole rows.
-    pub fn add_bias(&self, x: &mut [f32], bias: &[f32]) -> Result<()> {
-        let cols = rows_of("add_bias", x.len(), bias.len())?;
-        for x in x.chunks_exact_mut(cols) {
-            (self.table.add)(x, bias);
-        }
-        Ok(())
-    }
-
-    /// `gate = silu(gate) · up`, where `silu(x) = x / (1 + e^-x)`.
-    ///
-    /// # Errors
-    /// [`KernelError::Shape`] if the lengths differ.
-    pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) -> Result<()> {
-        check("silu_mul", "up", gate.len(), up.len())?;
-        let (width, work) = (gate.len(), gate.len().saturating_mul(SILU_COST));
-        self.pool.bands(gate, width, SILU_STEP, work, |band| {
-            let up = &up[band.columns()];
-            (self.table.silu_mul)(band.row_mut(0), up);
-        });
         Ok(())
     }
 
@@ -307,6 +183,14 @@ impl Cpu {
                 actual: 0,
             });
         }
+        if head_dim > MAX_HEAD_DIM {
+            return Err(KernelError::Limit {
+                op: OP,
+                what: "head_dim",
+                limit: MAX_HEAD_DIM,
+                actual: head_dim,
+            });
+        }
         let expected = q_positions
             .len()
             .saturating_mul(heads)
@@ -352,9 +236,10 @@ impl Cpu {
             head_dim
         };
         let attention = self.table.attention(kv.format());
-        self.pool.bands(out, width, step, work, |band| {
-            attention(q, q_positions, shape, kv, band);
-        });
+        self.pool
+            .split(Columns::new(out, width, step), work, |mut band| {
+                attention(q, q_positions, shape, kv, &mut band);
+            });
         Ok(())
     }
 
@@ -367,17 +252,6 @@ impl Cpu {
     pub fn argmax(&self, x: &[f32]) -> usize {
         (self.table.argmax)(x)
     }
-}
-
-fn check_matmul(w: &Matrix<'_>, acts: &Activations, y: usize) -> Result<()> {
-    check("matmul", "x", w.cols(), acts.cols())?;
-    check("matmul", "y", w.rows().saturating_mul(acts.tokens()), y)?;
-    if w.format().is_quantized() && !acts.is_quantized() {
-        return Err(KernelError::NotQuantized {
-            format: w.format().name(),
-        });
-    }
-    Ok(())
 }
 
 fn check(op: &'static str, what: &'static str, expected: usize, actual: usize) -> Result<()> {

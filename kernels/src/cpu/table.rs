@@ -132,17 +132,20 @@ mod tests {
         for x in cases {
             let blocks = x.len().div_ceil(BLOCK);
             let run = |table: &Table| {
-                let mut out = vec![Int8Block([9; BLOCK]); blocks];
-                let (mut scales, mut sums) = (vec![9.0; blocks], vec![9; blocks]);
-                (table.quantize)(x, &mut out, &mut scales, &mut sums);
-                (
-                    out,
-                    sums,
-                    scales
-                        .iter()
-                        .map(|s| if s.is_nan() { u32::MAX } else { s.to_bits() })
-                        .collect::<Vec<_>>(),
-                )
+                let unset = Int8Block {
+                    bytes: [9; BLOCK],
+                    scale: 9.0,
+                    sum: 9,
+                };
+                let mut out = vec![unset; blocks];
+                (table.quantize)(x, &mut out);
+                // NaN is equal to nothing, not even to itself.
+                let scale = |b: &Int8Block| match b.scale.is_nan() {
+                    true => u32::MAX,
+                    false => b.scale.to_bits(),
+                };
+                let parts = out.iter().map(|b| (b.bytes, scale(b), b.sum));
+                parts.collect::<Vec<_>>()
             };
             let want = run(&scalar::TABLE);
             for table in tables() {

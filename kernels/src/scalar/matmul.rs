@@ -40,13 +40,13 @@ pub(crate) fn matmul_int8(w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>) {
         for (i, y) in y.row_mut(t).iter_mut().enumerate() {
             let (panel, lane) = (w.panel((first + i) / PANEL), (first + i) % PANEL);
             let mut sum = 0.0f64;
-            for (b, (x, x_scale)) in x.blocks.iter().zip(x.scales).enumerate() {
+            for (b, x) in x.iter().enumerate() {
                 let (w_scale, w) = quant::block_of(w.format(), panel, b, lane);
                 let products = w
                     .iter()
-                    .zip(&x.0)
+                    .zip(&x.bytes)
                     .map(|(w, x)| i32::from(*w) * i32::from(*x));
-                sum += f64::from(w_scale.to_f32() * x_scale) * f64::from(products.sum::<i32>());
+                sum += f64::from(w_scale.to_f32() * x.scale) * f64::from(products.sum::<i32>());
             }
             *y = sum as f32;
         }
@@ -54,21 +54,19 @@ pub(crate) fn matmul_int8(w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>) {
 }
 
 /// Rounds one row of activations to int8 blocks; see [`crate::quant`]. All tables give these very bytes and scales.
-pub(crate) fn quantize(x: &[f32], out: &mut [Int8Block], scales: &mut [f32], sums: &mut [i32]) {
-    for (((x, out), scale), sum) in x.chunks(BLOCK).zip(out).zip(scales).zip(sums) {
-        out.0 = [0; BLOCK];
+pub(crate) fn quantize(x: &[f32], out: &mut [Int8Block]) {
+    for (x, out) in x.chunks(BLOCK).zip(out) {
+        *out = Int8Block::ZERO;
         let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         if x.iter().any(|v| !v.is_finite()) {
-            *scale = f32::NAN;
-        } else if max < MIN_MAGNITUDE {
-            *scale = 0.0;
-        } else {
-            *scale = max / 127.0;
+            out.scale = f32::NAN;
+        } else if max >= MIN_MAGNITUDE {
+            out.scale = max / 127.0;
             let inverse = 127.0 / max;
-            for (o, v) in out.0.iter_mut().zip(x) {
+            for (o, v) in out.bytes.iter_mut().zip(x) {
                 *o = (v * inverse).round_ties_even() as i8;
             }
         }
-        *sum = out.0.iter().map(|v| i32::from(*v)).sum();
+        out.sum = out.bytes.iter().map(|v| i32::from(*v)).sum();
     }
 }

@@ -131,7 +131,7 @@ impl Packed {
         cpu.load(&mut acts, x, self.cols, self.format.is_quantized())
             .unwrap();
         let mut y = vec![f32::NAN; tokens * self.rows];
-        cpu.matmul(&self.matrix(), &acts, &mut y).unwrap();
+        cpu.linear(&self.matrix().into(), &acts, &mut y).unwrap();
         y
     }
 }

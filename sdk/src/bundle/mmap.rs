@@ -16,7 +16,11 @@ compile_error!(
 
 /// Immutable bytes whose first byte lies on a page boundary.
 #[derive(Debug)]
-pub(crate) struct Storage(Mmap);
+pub(crate) struct Storage {
+    map: Mmap,
+    /// Whether the pages are memory of this process instead of the file's.
+    is_copy: bool,
+}
 
 impl Storage {
     /// Maps the file at `path`.
@@ -32,14 +36,29 @@ impl Storage {
         // truncates the file; like every program that maps its model, we require (see above, and `Bundle::open`) that nobody
         // does. No reference into the map outlives it: `deref` ties them to `self`.
         let map = unsafe { Mmap::map(&file)? };
-        Ok(Storage(map))
+        // A few file systems have huge pages for files; the others refuse, which changes nothing.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(Storage {
+            map,
+            is_copy: false,
+        })
     }
 
-    /// Copies `bytes` to page-aligned memory.
+    /// Copies `bytes` to page-aligned memory, in huge pages where the system has them.
     pub(crate) fn copy(bytes: &[u8]) -> io::Result<Storage> {
         let mut map = MmapMut::map_anon(bytes.len())?;
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
         map.copy_from_slice(bytes);
-        Ok(Storage(map.make_read_only()?))
+        Ok(Storage {
+            map: map.make_read_only()?,
+            is_copy: true,
+        })
+    }
+
+    pub(crate) fn is_copy(&self) -> bool {
+        self.is_copy
     }
 }
 
@@ -47,7 +66,7 @@ impl Deref for Storage {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.map
     }
 }
 

@@ -91,28 +91,28 @@ fn views_are_the_tensors_of_their_names() {
                 "{tensor}"
             );
         };
-        same(layer.q_proj, "self_attn.q_proj.weight");
-        same(layer.k_proj, "self_attn.k_proj.weight");
-        same(layer.v_proj, "self_attn.v_proj.weight");
-        same(layer.o_proj, "self_attn.o_proj.weight");
-        same(layer.gate_proj, "mlp.gate_proj.weight");
-        same(layer.up_proj, "mlp.up_proj.weight");
-        same(layer.down_proj, "mlp.down_proj.weight");
+        same(layer.q_proj.weight, "self_attn.q_proj.weight");
+        same(layer.k_proj.weight, "self_attn.k_proj.weight");
+        same(layer.v_proj.weight, "self_attn.v_proj.weight");
+        same(layer.o_proj.weight, "self_attn.o_proj.weight");
+        same(layer.gate_proj.weight, "mlp.gate_proj.weight");
+        same(layer.up_proj.weight, "mlp.up_proj.weight");
+        same(layer.down_proj.weight, "mlp.down_proj.weight");
         let vectors = [
             (Some(layer.input_layernorm), "input_layernorm.weight"),
             (
                 Some(layer.post_attention_layernorm),
                 "post_attention_layernorm.weight",
             ),
-            (layer.q_bias, "self_attn.q_proj.bias"),
-            (layer.k_bias, "self_attn.k_proj.bias"),
-            (layer.v_bias, "self_attn.v_proj.bias"),
-            (layer.o_bias, "self_attn.o_proj.bias"),
+            (layer.q_proj.bias, "self_attn.q_proj.bias"),
+            (layer.k_proj.bias, "self_attn.k_proj.bias"),
+            (layer.v_proj.bias, "self_attn.v_proj.bias"),
+            (layer.o_proj.bias, "self_attn.o_proj.bias"),
             (layer.q_norm, "self_attn.q_norm.weight"),
             (layer.k_norm, "self_attn.k_norm.weight"),
-            (layer.gate_bias, "mlp.gate_proj.bias"),
-            (layer.up_bias, "mlp.up_proj.bias"),
-            (layer.down_bias, "mlp.down_proj.bias"),
+            (layer.gate_proj.bias, "mlp.gate_proj.bias"),
+            (layer.up_proj.bias, "mlp.up_proj.bias"),
+            (layer.down_proj.bias, "mlp.down_proj.bias"),
         ];
         for (view, tensor) in vectors {
             assert_eq!(

@@ -58,7 +58,7 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     type PanelF32 = [__m256; 2];
     lanes!(8);
     const TOKENS: usize = 2;
-    const PANEL_TOKENS: usize = 4;
+    const HEADS: usize = 4;
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m256 {
@@ -159,12 +159,11 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
         self,
         codes: &[u8; PANEL * BLOCK],
         x: [&Int8Block; T],
-        sums: [i32; T],
     ) -> [[__m256i; 2]; T] {
         // The dot-product instruction takes codes that are 128 too large, which adds 128 times the sum of the activations.
         let mut dots = [[proven!(self, _mm256_setzero_si256()); 2]; T];
         for t in 0..T {
-            let start = if VNNI { -128 * sums[t] } else { 0 };
+            let start = if VNNI { -128 * x[t].sum } else { 0 };
             dots[t] = [proven!(self, _mm256_set1_epi32(start)); 2];
         }
         let halves = codes.as_chunks::<32>().0;
@@ -198,11 +197,10 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
         self,
         codes: &[u8; PANEL * BLOCK / 2],
         x: [&Int8Block; T],
-        sums: [i32; T],
     ) -> [[__m256i; 2]; T] {
         let mut dots = [[proven!(self, _mm256_setzero_si256()); 2]; T];
         for t in 0..T {
-            dots[t] = [proven!(self, _mm256_set1_epi32(-8 * sums[t])); 2];
+            dots[t] = [proven!(self, _mm256_set1_epi32(-8 * x[t].sum)); 2];
         }
         let halves = codes.as_chunks::<32>().0;
         for half in 0..2 {

@@ -61,6 +61,53 @@ macro_rules! proven {
     }};
 }
 
+/// The parts of a dot product: a vector holds four bytes of each row of a panel.
+impl Avx512 {
+    #[inline(always)]
+    fn zero(self) -> __m512i {
+        proven!(self, _mm512_setzero_si512())
+    }
+
+    /// Vector `i` of the codes of a block.
+    #[inline(always)]
+    fn codes<const N: usize>(self, codes: &[u8; N], i: usize) -> __m512i {
+        let codes = &codes.as_chunks::<64>().0[i];
+        proven!(self, _mm512_loadu_si512(codes.as_ptr().cast()))
+    }
+
+    /// What codes that are stored without sign add to a dot product is taken away beforehand: `zero_point` times the sum of the
+    /// activations.
+    #[inline(always)]
+    fn offsets<const P: usize, const T: usize>(
+        self,
+        zero_point: i32,
+        x: [&Int8Block; T],
+    ) -> [[__m512i; T]; P] {
+        let mut offsets = [self.zero(); T];
+        for t in 0..T {
+            offsets[t] = proven!(self, _mm512_set1_epi32(zero_point * x[t].sum));
+        }
+        [offsets; P]
+    }
+
+    /// Adds four columns: `w` of every panel times quad `quad` of every token.
+    #[inline(always)]
+    fn add_dots<const P: usize, const T: usize>(
+        self,
+        dots: &mut [[__m512i; T]; P],
+        w: [__m512i; P],
+        x: [&Int8Block; T],
+        quad: usize,
+    ) {
+        for t in 0..T {
+            let x = proven!(self, _mm512_set1_epi32(x[t].quad(quad)));
+            for p in 0..P {
+                dots[p][t] = proven!(self, _mm512_dpbusd_epi32(dots[p][t], w[p], x));
+            }
+        }
+    }
+}
+
 /// A mask of the first `n` of 16 lanes.
 #[inline(always)]
 fn first_lanes(n: usize) -> __mmask16 {
@@ -74,7 +121,8 @@ impl Isa for Avx512 {
     type PanelF32 = __m512;
     lanes!(16);
     const TOKENS: usize = 4;
-    const PANEL_TOKENS: usize = 8;
+    const HEADS: usize = 8;
+    const PANELS: usize = 3;
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m512 {
@@ -193,26 +241,17 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn largest(self, a: __m512) -> f32 {
+        proven!(self, _mm512_reduce_max_ps(a))
+    }
+
+    #[inline(always)]
     fn dot_q8<const T: usize>(
         self,
         codes: &[u8; PANEL * BLOCK],
         x: [&Int8Block; T],
-        sums: [i32; T],
     ) -> [__m512i; T] {
-        // The codes are 128 too large, which adds 128 times the sum of the activations.
-        let mut dots = [proven!(self, _mm512_setzero_si512()); T];
-        for t in 0..T {
-            dots[t] = proven!(self, _mm512_set1_epi32(-128 * sums[t]));
-        }
-        for (quad, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
-            let w = proven!(self, _mm512_loadu_si512(codes.as_ptr().cast()));
-            for t in 0..T {
-                dots[t] = proven!(
-                    self,
-                    _mm512_dpbusd_epi32(dots[t], w, _mm512_set1_epi32(x[t].quad(quad)))
-                );
-            }
-        }
+        let [dots] = self.dots_q8([codes], x);
         dots
     }
 
@@ -221,30 +260,48 @@ impl Isa for Avx512 {
         self,
         codes: &[u8; PANEL * BLOCK / 2],
         x: [&Int8Block; T],
-        sums: [i32; T],
     ) -> [__m512i; T] {
-        let mut dots = [proven!(self, _mm512_setzero_si512()); T];
-        for t in 0..T {
-            dots[t] = proven!(self, _mm512_set1_epi32(-8 * sums[t]));
+        let [dots] = self.dots_q4([codes], x);
+        dots
+    }
+
+    #[inline(always)]
+    fn dots_q8<const P: usize, const T: usize>(
+        self,
+        codes: [&[u8; PANEL * BLOCK]; P],
+        x: [&Int8Block; T],
+    ) -> [[__m512i; T]; P] {
+        let mut dots = self.offsets::<P, T>(-128, x);
+        for quad in 0..BLOCK / 4 {
+            let mut w = [self.zero(); P];
+            for p in 0..P {
+                w[p] = self.codes(codes[p], quad);
+            }
+            self.add_dots(&mut dots, w, x, quad);
         }
-        for (pair, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
-            let (low, high) = proven!(self, {
-                let (both, mask) = (
-                    _mm512_loadu_si512(codes.as_ptr().cast()),
-                    _mm512_set1_epi8(15),
-                );
-                (
-                    _mm512_and_si512(both, mask),
-                    _mm512_and_si512(_mm512_srli_epi16::<4>(both), mask),
-                )
-            });
-            for t in 0..T {
-                dots[t] = proven!(self, {
-                    let x = [x[t].quad(2 * pair), x[t].quad(2 * pair + 1)];
-                    let dots = _mm512_dpbusd_epi32(dots[t], low, _mm512_set1_epi32(x[0]));
-                    _mm512_dpbusd_epi32(dots, high, _mm512_set1_epi32(x[1]))
+        dots
+    }
+
+    #[inline(always)]
+    fn dots_q4<const P: usize, const T: usize>(
+        self,
+        codes: [&[u8; PANEL * BLOCK / 2]; P],
+        x: [&Int8Block; T],
+    ) -> [[__m512i; T]; P] {
+        let mut dots = self.offsets::<P, T>(-8, x);
+        for pair in 0..BLOCK / 8 {
+            let (mut both, mut w) = ([self.zero(); P], [self.zero(); P]);
+            for p in 0..P {
+                both[p] = self.codes(codes[p], pair);
+                w[p] = proven!(self, _mm512_and_si512(both[p], _mm512_set1_epi8(15)));
+            }
+            self.add_dots(&mut dots, w, x, 2 * pair);
+            for p in 0..P {
+                w[p] = proven!(self, {
+                    _mm512_and_si512(_mm512_srli_epi16::<4>(both[p]), _mm512_set1_epi8(15))
                 });
             }
+            self.add_dots(&mut dots, w, x, 2 * pair + 1);
         }
         dots
     }

@@ -63,7 +63,7 @@ impl Isa for Generic {
     type PanelF32 = [f32; PANEL];
     lanes!(8);
     const TOKENS: usize = 2;
-    const PANEL_TOKENS: usize = 4;
+    const HEADS: usize = 4;
 
     #[inline(always)]
     fn splat(self, v: f32) -> [f32; 8] {
@@ -171,7 +171,6 @@ impl Isa for Generic {
         self,
         codes: &[u8; PANEL * BLOCK],
         x: [&Int8Block; T],
-        _: [i32; T],
     ) -> [[i32; PANEL]; T] {
         let mut dots = [[0; PANEL]; T];
         for (quad, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
@@ -180,7 +179,7 @@ impl Isa for Generic {
                 *w = (code ^ 0x80) as i8;
             }
             for t in 0..T {
-                add_quads(&mut dots[t], &w, &x[t].0.as_chunks().0[quad]);
+                add_quads(&mut dots[t], &w, &x[t].bytes.as_chunks().0[quad]);
             }
         }
         dots
@@ -191,7 +190,6 @@ impl Isa for Generic {
         self,
         codes: &[u8; PANEL * BLOCK / 2],
         x: [&Int8Block; T],
-        _: [i32; T],
     ) -> [[i32; PANEL]; T] {
         let mut dots = [[0; PANEL]; T];
         for (pair, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
@@ -200,7 +198,7 @@ impl Isa for Generic {
                 (low[i], high[i]) = ((codes & 15) as i8 - 8, (codes >> 4) as i8 - 8);
             }
             for t in 0..T {
-                let x = x[t].0.as_chunks().0;
+                let x = x[t].bytes.as_chunks().0;
                 add_quads(&mut dots[t], &low, &x[2 * pair]);
                 add_quads(&mut dots[t], &high, &x[2 * pair + 1]);
             }

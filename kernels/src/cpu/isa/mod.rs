@@ -69,8 +69,10 @@ pub(crate) trait Isa: Copy {
     const LANES: usize;
     /// Tokens per register tile of a matrix product, beside 4 rows: 4 × 4 sums need 32 registers, 4 × 2 fit 16.
     const TOKENS: usize;
-    /// Tokens per register tile of a product with a panel of quantized weights: a power of two up to 8.
-    const PANEL_TOKENS: usize;
+    /// Heads that share the registers in attention, a power of two: two sums each, beside what is loaded.
+    const HEADS: usize;
+    /// Panels per register tile of a product of quantized weights with 4 tokens: 3 where 32 registers hold a panel's row each.
+    const PANELS: usize = 1;
     /// Zeros in memory.
     const ZEROS: Self::Chunk;
 
@@ -117,22 +119,54 @@ pub(crate) trait Isa: Copy {
     fn select_lt(self, a: Self::F32, b: Self::F32, t: Self::F32, f: Self::F32) -> Self::F32;
     /// Sum of the lanes.
     fn sum(self, a: Self::F32) -> f32;
+    /// The largest lane, none of them NaN.
+    #[inline(always)]
+    fn largest(self, a: Self::F32) -> f32 {
+        let mut lanes = Self::ZEROS;
+        self.store(a, &mut lanes);
+        lanes
+            .as_ref()
+            .iter()
+            .fold(f32::NEG_INFINITY, |max, lane| max.max(*lane))
+    }
 
-    /// The dot products of a block of a [`Format::Q8`](crate::Format::Q8) panel with the same block of `T` tokens, whose bytes are
-    /// within ±127 and sum up to `sums`.
+    /// The dot products of a block of a [`Format::Q8`](crate::Format::Q8) panel with the same block of `T` tokens, without
+    /// their scales.
     fn dot_q8<const T: usize>(
         self,
         codes: &[u8; PANEL * BLOCK],
         x: [&Int8Block; T],
-        sums: [i32; T],
     ) -> [Self::Integers; T];
     /// As [`dot_q8`](Self::dot_q8), for [`Format::Q4`](crate::Format::Q4).
     fn dot_q4<const T: usize>(
         self,
         codes: &[u8; PANEL * BLOCK / 2],
         x: [&Int8Block; T],
-        sums: [i32; T],
     ) -> [Self::Integers; T];
+    /// [`dot_q8`](Self::dot_q8) with the same block of `P` panels.
+    #[inline(always)]
+    fn dots_q8<const P: usize, const T: usize>(
+        self,
+        codes: [&[u8; PANEL * BLOCK]; P],
+        x: [&Int8Block; T],
+    ) -> [[Self::Integers; T]; P] {
+        codes.map(
+            #[inline(always)]
+            |codes| self.dot_q8(codes, x),
+        )
+    }
+    /// [`dot_q4`](Self::dot_q4) with the same block of `P` panels.
+    #[inline(always)]
+    fn dots_q4<const P: usize, const T: usize>(
+        self,
+        codes: [&[u8; PANEL * BLOCK / 2]; P],
+        x: [&Int8Block; T],
+    ) -> [[Self::Integers; T]; P] {
+        codes.map(
+            #[inline(always)]
+            |codes| self.dot_q4(codes, x),
+        )
+    }
     /// Widens the f16 scales of a block.
     fn panel_scales(self, bits: &[u8; SCALE_BYTES]) -> Self::PanelF32;
     /// Zeros.
@@ -252,7 +286,7 @@ macro_rules! table {
             matmul_q4: entry!($isa, $features, matmul_int8::matmul_int8::<$isa, Q4>,
                 (w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>)),
             quantize: entry!($isa, $features, matmul_int8::quantize,
-                (x: &[f32], out: &mut [Int8Block], scales: &mut [f32], sums: &mut [i32])),
+                (x: &[f32], out: &mut [Int8Block])),
             attention_f32: entry!($isa, $features, attention::attention::<$isa, F32>,
                 (q: &[f32], q_positions: &[u32], shape: AttentionShape, kv: &dyn KvSource, out: &mut Band<'_>)),
             attention_f16: entry!($isa, $features, attention::attention::<$isa, F16>,

@@ -80,7 +80,7 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     type PanelF32 = [float32x4_t; 4];
     lanes!(4);
     const TOKENS: usize = 4;
-    const PANEL_TOKENS: usize = 4;
+    const HEADS: usize = 8;
 
     #[inline(always)]
     fn splat(self, v: f32) -> float32x4_t {
@@ -187,7 +187,6 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
         self,
         codes: &[u8; PANEL * BLOCK],
         x: [&Int8Block; T],
-        _: [i32; T],
     ) -> [[int32x4_t; 4]; T] {
         let quads = codes.as_chunks::<16>().0;
         let mut dots = [[proven!(self, vdupq_n_s32(0)); 4]; T];
@@ -212,7 +211,6 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
         self,
         codes: &[u8; PANEL * BLOCK / 2],
         x: [&Int8Block; T],
-        _: [i32; T],
     ) -> [[int32x4_t; 4]; T] {
         let quads = codes.as_chunks::<16>().0;
         let mut dots = [[proven!(self, vdupq_n_s32(0)); 4]; T];
@@ -315,7 +313,7 @@ impl<const LEVEL: u8> Neon<LEVEL> {
 
     #[inline(always)]
     fn dot_rows_sdot(self, w: [int8x16_t; 8], x: &Int8Block) -> int32x4_t {
-        let halves = x.0.as_chunks::<16>().0;
+        let halves = x.bytes.as_chunks::<16>().0;
         proven!(self, {
             let (a, b) = (vld1q_s8(halves[0].as_ptr()), vld1q_s8(halves[1].as_ptr()));
             // Two chains, as the instruction takes three cycles or more.
@@ -357,7 +355,7 @@ impl<const LEVEL: u8> Neon<LEVEL> {
         let mut dots = [proven!(self, vdupq_n_s32(0)); T];
         for t in (0..T).step_by(2) {
             let (a, b) = (x[t], x[(t + 1).min(T - 1)]);
-            let (a, b) = (a.0.as_chunks::<8>().0, b.0.as_chunks::<8>().0);
+            let (a, b) = (a.bytes.as_chunks::<8>().0, b.bytes.as_chunks::<8>().0);
             proven!(self, {
                 let (mut first, mut last) = (vdupq_n_s32(0), vdupq_n_s32(0));
                 for pair in 0..4 {

@@ -1,0 +1,117 @@
+"""skimstone beside llama.cpp on the same weights, in turn (A B B A ...), each in a process of its own.
+
+    pip install llama-cpp-python --no-binary llama-cpp-python && pip install gguf
+    cargo build --release -p skimstone-targets
+    python3 benches/peers/compare.py --out record.csv
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+# model, format of the matrices, format of embedding and head, prompt, generated tokens, depth, threads
+CASES = [
+    ("qwen2.5-0.5b", "q4_0", "q8_0", 128, 64, 0, 2),
+    ("qwen2.5-0.5b", "q8_0", "q8_0", 128, 64, 0, 2),
+    ("qwen2.5-0.5b", "q4_0", "q4_0", 128, 64, 0, 2),
+    ("qwen2.5-0.5b", "q4_0", "q8_0", 128, 48, 0, 1),
+    ("qwen2.5-0.5b", "q4_0", "q8_0", 512, 16, 0, 2),
+    ("qwen2.5-0.5b", "q4_0", "q8_0", 16, 48, 2048, 2),
+    ("qwen2.5-1.5b", "q4_0", "q8_0", 128, 32, 0, 2),
+    ("qwen2.5-1.5b", "q8_0", "q8_0", 128, 24, 0, 2),
+    ("smollm2-135m", "q4_0", "q8_0", 128, 128, 0, 2),
+]
+NAMES = ["prefill", "decode"]
+
+
+def llama_worker(path, prompt, gen, depth, threads):
+    """One measurement with llama.cpp: tokens per second of the prompt and of the generation after it."""
+    import llama_cpp
+
+    model = llama_cpp.Llama(
+        model_path=path, n_ctx=depth + prompt + gen + 8, n_batch=512, n_ubatch=512,
+        n_threads=threads, n_threads_batch=threads, verbose=False,
+    )
+    fill = [5 + i % 200 for i in range(max(depth, 512))]
+    # A first pass faults the weights in, as skim does.
+    model.eval(fill[:64])
+    model.reset()
+    if depth:
+        model.eval(fill[:depth])
+    start = time.perf_counter()
+    model.eval(fill[:prompt])
+    prefill = prompt / (time.perf_counter() - start)
+    batch = llama_cpp.llama_batch_init(1, 0, 1)
+    start = time.perf_counter()
+    for i in range(gen):
+        batch.n_tokens, batch.token[0], batch.pos[0] = 1, 7, depth + prompt + i
+        batch.n_seq_id[0], batch.seq_id[0][0], batch.logits[0] = 1, 0, True
+        if llama_cpp.llama_decode(model._ctx.ctx, batch) != 0:
+            sys.exit("llama_decode failed")
+    print(json.dumps([prefill, gen / (time.perf_counter() - start)]))
+
+
+def llama(gguf, _, case):
+    command = [sys.executable, __file__, "--worker", str(gguf), *map(str, case)]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()[-1])
+
+
+def skim(_, bundle, case, binary):
+    prompt, gen, depth, threads = map(str, case)
+    command = [binary, "bench", bundle, "--prompt", prompt, "--gen", gen, "--depth", depth, "--threads", threads]
+    answer = json.loads(subprocess.run([*command, "--reps", "1", "--json"], capture_output=True, check=True).stdout)
+    return [answer[f"{name}_tokens_per_s"] for name in NAMES]
+
+
+def main():
+    if sys.argv[1:2] == ["--worker"]:
+        return llama_worker(sys.argv[2], *map(int, sys.argv[3:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--skim", default="target/release/skim", help="the built program")
+    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("target/peers"), help="where the models go")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs per case")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--out", type=pathlib.Path, help="where to write the CSV")
+    args = parser.parse_args()
+    import llama_cpp
+    import models
+
+    args.work.mkdir(parents=True, exist_ok=True)
+    rows = []
+    print(f"# llama-cpp-python {llama_cpp.__version__}, pairs run in turn; ratio is skimstone over llama.cpp within a pair")
+    for model, matrices, head, *case in CASES:
+        prompt, gen, depth, threads = case
+        name = f"{model} {matrices} head {head} prompt {prompt} depth {depth} threads {threads}"
+        if args.only not in name:
+            continue
+        gguf = args.work / f"{model}-{matrices}-{head}.gguf"
+        bundle = gguf.with_suffix(".skim")
+        if not gguf.exists():
+            models.write(gguf, model, matrices, head)
+        if not bundle.exists():
+            subprocess.run([args.skim, "import", gguf, bundle], check=True, stdout=subprocess.DEVNULL)
+        runs = {"llama": [], "skim": []}
+        for i in range(args.rounds):
+            for side in ("llama", "skim") if i % 2 == 0 else ("skim", "llama"):
+                runs[side].append(llama(gguf, bundle, case) if side == "llama" else skim(gguf, bundle, case, args.skim))
+        for i, what in enumerate(NAMES):
+            a, b = ([run[i] for run in runs[side]] for side in ("llama", "skim"))
+            ratios = [y / x for x, y in zip(a, b)]
+            row = dict(case=name, what=what, llama_tokens_s=round(statistics.median(a), 1), skim_tokens_s=round(statistics.median(b), 1),
+                       ratio=round(statistics.median(ratios), 2), ratio_low=round(min(ratios), 2), ratio_high=round(max(ratios), 2), pairs=args.rounds)
+            rows.append(row)
+            print(",".join(map(str, row.values())), flush=True)
+    if args.out:
+        with args.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
