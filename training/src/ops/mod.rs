@@ -15,8 +15,8 @@ pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 
-mod matmul;
-mod simd;
+pub(crate) mod matmul;
+pub(crate) mod simd;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
 

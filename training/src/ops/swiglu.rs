@@ -29,10 +29,9 @@ impl CustomOp1 for SwiGlu {
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let width = x.dims2()?.1;
-        let mut dx = vec![0f32; x.elem_count()];
-        with_values(x, |x| {
-            with_values(grad, |dy| backward(x, dy, width / 2, &mut dx))
-        })??;
+        let mut dx = with_values(x, <[f32]>::to_vec)?;
+        let mut y = vec![0f32; grad.elem_count()];
+        with_values(grad, |dy| backward(&mut dx, dy, width / 2, &mut y))?;
         Ok(Some(tensor_like(dx, x.shape(), x)?))
     }
 }
@@ -43,7 +42,8 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 multiversion! {
-    fn forward(x: &[f32], width: usize, y: &mut [f32]) {
+    /// `y` `[N, F]` from `x` `[N, 2F]`.
+    pub(crate) fn forward(x: &[f32], width: usize, y: &mut [f32]) {
         for (x, y) in x.chunks_exact(2 * width).zip(y.chunks_exact_mut(width)) {
             let (gate, up) = x.split_at(width);
             for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
@@ -54,14 +54,17 @@ multiversion! {
 }
 
 multiversion! {
-    fn backward(x: &[f32], dy: &[f32], width: usize, dx: &mut [f32]) {
-        for ((x, dy), dx) in x.chunks_exact(2 * width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(2 * width)) {
-            let (gate, up) = x.split_at(width);
-            let (dgate, dup) = dx.split_at_mut(width);
-            for ((((gate, up), dy), dgate), dup) in gate.iter().zip(up).zip(dy).zip(dgate).zip(dup) {
+    /// Turns `x` into its gradient, in place, and makes `y` again on the way: the weights' gradient needs it, and the sigmoid is
+    /// at hand.
+    pub(crate) fn backward(x: &mut [f32], dy: &[f32], width: usize, y: &mut [f32]) {
+        for ((x, dy), y) in x.chunks_exact_mut(2 * width).zip(dy.chunks_exact(width)).zip(y.chunks_exact_mut(width)) {
+            let (gate, up) = x.split_at_mut(width);
+            for (((gate, up), dy), y) in gate.iter_mut().zip(up).zip(dy).zip(y) {
                 let s = sigmoid(*gate);
-                *dup = dy * gate * s;
-                *dgate = dy * up * s * (1.0 + gate * (1.0 - s));
+                let (silu, slope) = (*gate * s, s * (1.0 + *gate * (1.0 - s)));
+                *y = silu * *up;
+                *gate = dy * *up * slope;
+                *up = dy * silu;
             }
         }
     }
