@@ -7,14 +7,18 @@
 //! ```
 //!
 //! *Plain* is what a candle user writes: `candle_nn` layers, differentiable RMSNorm, rotary positions and softmax attention with a
-//! mask out of tensor operations, `candle_nn::loss::cross_entropy`, `candle_nn::AdamW`. It runs in two ways: `plain` is one process
-//! that candle spreads over all cores, `plain-per-core` one single-threaded process per core. *Ours* is the [`Trainer`] with one
-//! worker, one process per core, as experiments run several seeds at once. Every process computes batches of [`BATCH`] rows of
-//! [`T`] predicted tokens and makes one optimizer step per batch; tokens per second are summed over the processes.
+//! mask out of tensor operations, `candle_nn::loss::cross_entropy`, `candle_nn::AdamW`. Three ways to run it:
 //!
-//! All processes share one executable, so plain candle also gets this crate's allocator and the AVX-512 kernels of `gemm`. Before
-//! anything is timed, loss and gradients of both are compared on the same weights. The last lines are CSV rows for
-//! `benches/record/`; a ratio is taken within a round.
+//! - `plain`: one process that candle spreads over all cores;
+//! - `plain-per-core`: one single-threaded process per core;
+//! - `plain-kept-heap`: the same with an allocator that never returns memory to the system, which plain candle does at every
+//!   operation. Nobody gets this without asking; it shows what the arithmetic alone gains.
+//!
+//! *Ours* is the [`Trainer`] with one worker, one process per core, as experiments run several seeds at once. Every process
+//! computes batches of [`BATCH`] rows of [`T`] predicted tokens and makes one optimizer step per batch; tokens per second are summed
+//! over the processes. All share one executable, so plain candle also gets the AVX-512 kernels of `gemm` that this workspace
+//! asks for. Before anything is timed, loss and gradients of both are compared on the same weights. The last lines are CSV rows
+//! for `benches/record/`; a ratio is taken within a round.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -34,20 +38,59 @@ use skimstone_training::recipe::Recipe;
 use skimstone_training::student::Student;
 use skimstone_training::trainer::Trainer;
 
-/// The same as in `skim-train`.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Predicted tokens per row.
 const T: usize = 128;
 /// Rows per optimizer step.
 const BATCH: usize = 16;
 /// Vocabulary.
 const V: usize = 512;
-/// Processes of the variants that run one per core.
+/// Cores that a variant's processes share.
 const CORES: usize = 2;
 /// A process makes steps until this many seconds have passed, then reports.
 const SLICE: f64 = 2.5;
+
+/// Ours is the last.
+const VARIANTS: [Variant; 4] = [
+    Variant {
+        name: "plain",
+        code: "plain",
+        processes: 1,
+        keeps_heap: false,
+    },
+    Variant {
+        name: "plain-per-core",
+        code: "plain",
+        processes: CORES,
+        keeps_heap: false,
+    },
+    Variant {
+        name: "plain-kept-heap",
+        code: "plain",
+        processes: CORES,
+        keeps_heap: true,
+    },
+    Variant {
+        name: "ours-per-core",
+        code: "ours",
+        processes: CORES,
+        keeps_heap: false,
+    },
+];
+
+/// glibc's allocator: no mappings of their own for large tensors, nothing trimmed, grown by 256 MB at a time.
+const KEPT_HEAP: [(&str, &str); 3] = [
+    ("MALLOC_MMAP_THRESHOLD_", "4000000000"),
+    ("MALLOC_TRIM_THRESHOLD_", "8000000000"),
+    ("MALLOC_TOP_PAD_", "268435456"),
+];
+
+/// A way to train: what runs, and in how many processes that share the cores.
+struct Variant {
+    name: &'static str,
+    code: &'static str,
+    processes: usize,
+    keeps_heap: bool,
+}
 
 /// Width, feed-forward width (8/3 of it, rounded so that the parameters are 0.87, 3.3 and 10.9 million), layers and heads.
 struct Size {
@@ -165,10 +208,14 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(variant: &str, size: &Size, threads: usize) -> Worker {
-        let mut child = Command::new(std::env::current_exe().expect("a path"))
-            .args(["--worker", variant, "--size", size.name])
-            .env("RAYON_NUM_THREADS", threads.to_string())
+    fn start(variant: &Variant, size: &Size) -> Worker {
+        let mut command = Command::new(std::env::current_exe().expect("a path"));
+        if variant.keeps_heap {
+            command.envs(KEPT_HEAP);
+        }
+        let mut child = command
+            .args(["--worker", variant.code, "--size", size.name])
+            .env("RAYON_NUM_THREADS", (CORES / variant.processes).to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -198,19 +245,14 @@ impl Worker {
 
 /// Times all variants in turn, prints their rows and returns those of the ratios.
 fn measure(size: &Size, rounds: usize) -> String {
-    let start = |variant: &str, count: usize, threads: usize| -> Vec<Worker> {
-        (0..count)
-            .map(|_| Worker::start(variant, size, threads))
-            .collect()
+    let start = |variant: &Variant| -> Vec<Worker> {
+        let workers = 0..variant.processes;
+        workers.map(|_| Worker::start(variant, size)).collect()
     };
-    let mut variants = [
-        ("plain", start("plain", 1, CORES)),
-        ("plain-per-core", start("plain", CORES, 1)),
-        ("ours-per-core", start("ours", CORES, 1)),
-    ];
-    let mut speeds = vec![Vec::new(); variants.len()];
+    let mut workers = VARIANTS.each_ref().map(start);
+    let mut speeds = vec![Vec::new(); VARIANTS.len()];
     for _ in 0..rounds {
-        for ((_, workers), speeds) in variants.iter_mut().zip(&mut speeds) {
+        for (workers, speeds) in workers.iter_mut().zip(&mut speeds) {
             workers.iter_mut().for_each(Worker::begin);
             speeds.push(workers.iter_mut().map(Worker::finish).sum::<f64>());
         }
@@ -221,11 +263,12 @@ fn measure(size: &Size, rounds: usize) -> String {
         .iter()
         .map(|(_, v)| v.elem_count())
         .sum();
-    for ((name, workers), speeds) in variants.into_iter().zip(&speeds) {
+    for ((variant, workers), speeds) in VARIANTS.iter().zip(workers).zip(&speeds) {
         let (low, high) = range(speeds);
         println!(
-            "{},{parameters},{name},{:.0},{:.0},{low:.0},{high:.0},{rounds}",
+            "{},{parameters},{},{:.0},{:.0},{low:.0},{high:.0},{rounds}",
             size.name,
+            variant.name,
             median(speeds),
             mad(speeds)
         );
@@ -238,16 +281,18 @@ fn measure(size: &Size, rounds: usize) -> String {
         }
     }
     let mut table = String::new();
-    for (index, name) in [(0, "plain"), (1, "plain-per-core")] {
-        let ratios: Vec<f64> = speeds[2]
+    let (ours, plain) = speeds.split_last().expect("variants");
+    for (variant, speeds) in VARIANTS.iter().zip(plain) {
+        let ratios: Vec<f64> = ours
             .iter()
-            .zip(&speeds[index])
+            .zip(speeds)
             .map(|(ours, plain)| ours / plain)
             .collect();
         let (low, high) = range(&ratios);
         table += &format!(
-            "{},{name},{:.2},{low:.2},{high:.2},{rounds}\n",
+            "{},{},{:.2},{low:.2},{high:.2},{rounds}\n",
             size.name,
+            variant.name,
             median(&ratios)
         );
     }
@@ -349,7 +394,7 @@ fn recipe(size: &Size) -> Recipe {
         head_dim = {}
         [batch]
         micro_batch_tokens = {}
-        micro_batches = {}
+        micro_batches = 1
         workers = 1
         [optimizer]
         learning_rate = 1e-3
@@ -363,15 +408,10 @@ fn recipe(size: &Size) -> Recipe {
         size.feed_forward,
         size.layers,
         size.hidden / size.heads,
-        BATCH * (T + 1) / micro_batches(),
-        micro_batches(),
+        BATCH * (T + 1),
         heads = size.heads,
     );
     toml::from_str(&text).expect("a recipe")
-}
-
-fn micro_batches() -> usize {
-    std::env::var("MICRO").map_or(1, |n| n.parse().expect("a number"))
 }
 
 // ---- plain candle -----------------------------------------------------------------------------------------------------------

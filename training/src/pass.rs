@@ -21,6 +21,7 @@ use skimstone::ModelConfig;
 use crate::error::Result;
 use crate::ops::attention::{self, Scratch};
 use crate::ops::matmul::{View, matmul};
+use crate::ops::projection::{Projection, Stacked};
 use crate::ops::rope::{self, Angles, Heads};
 use crate::ops::simd::multiversion;
 use crate::ops::{rms_norm, swiglu};
@@ -57,22 +58,12 @@ struct Shape {
 #[derive(Debug)]
 struct LayerWeights {
     input_layernorm: Range<usize>,
-    qkv: Vec<Projection>,
+    qkv: Stacked,
     qk_norm: Option<(Range<usize>, Range<usize>)>,
-    o_proj: Vec<Projection>,
+    o_proj: Stacked,
     post_attention_layernorm: Range<usize>,
-    gate_up: Vec<Projection>,
-    down_proj: Vec<Projection>,
-}
-
-/// A product `[N, in] → [N, out]`; neighbours in the flat buffer that read the same input are one product.
-#[derive(Debug)]
-struct Projection {
-    /// `[out, in]`
-    weight: Range<usize>,
-    /// `[out]`
-    bias: Option<Range<usize>>,
-    outputs: usize,
+    gate_up: Stacked,
+    down_proj: Stacked,
 }
 
 /// What a layer keeps for its way back. `n` is `N`, in the last layer from `heads` on the `M` sources.
@@ -137,29 +128,18 @@ impl Pass {
             start += len;
         }
         let at = |name: &str| places[name].0.clone();
-        let stack = |layer: usize, names: &[&str]| -> Vec<Projection> {
-            let mut stacked: Vec<Projection> = Vec::new();
-            for name in names {
+        let stack = |layer: usize, names: &[&str]| -> Stacked {
+            let parts = names.iter().map(|name| {
                 let name = format!("model.layers.{layer}.{name}");
                 let (weight, outputs) = places[&format!("{name}.weight")].clone();
                 let bias = places.get(&format!("{name}.bias")).map(|p| p.0.clone());
-                match stacked.last_mut() {
-                    Some(last)
-                        if last.bias.is_none()
-                            && bias.is_none()
-                            && last.weight.end == weight.start =>
-                    {
-                        last.weight.end = weight.end;
-                        last.outputs += outputs;
-                    }
-                    _ => stacked.push(Projection {
-                        weight,
-                        bias,
-                        outputs,
-                    }),
+                Projection {
+                    weight,
+                    bias,
+                    outputs,
                 }
-            }
-            stacked
+            });
+            Stacked::new(parts)
         };
         let layers = (0..config.num_hidden_layers)
             .map(|l| {
@@ -278,11 +258,11 @@ impl Pass {
             resize(&mut kept.qkv, tokens * width);
             if let Some((q, k)) = &layer.qk_norm {
                 resize(&mut kept.raw, tokens * width);
-                project(&layer.qkv, weights, &kept.h, hidden, width, &mut kept.raw);
+                layer.qkv.forward(weights, &kept.h, false, &mut kept.raw);
                 let norms = (&weights[q.clone()], &weights[k.clone()]);
                 rope::norm(&kept.raw, norms, heads, eps, &mut kept.qkv);
             } else {
-                project(&layer.qkv, weights, &kept.h, hidden, width, &mut kept.qkv);
+                layer.qkv.forward(weights, &kept.h, false, &mut kept.qkv);
             }
             rope::rotate(&mut kept.qkv, heads, angles, false);
             resize(&mut kept.heads, tokens * out);
@@ -308,39 +288,20 @@ impl Pass {
                 kept.mid.copy_from_slice(&kept.x);
                 &kept.heads
             };
-            project_add(
-                &layer.o_proj,
-                weights,
-                heads_out,
-                out,
-                hidden,
-                &mut kept.mid,
-            );
+            layer
+                .o_proj
+                .forward(weights, heads_out, true, &mut kept.mid);
             resize(&mut kept.mid_h, rows * hidden);
             let norm = &weights[layer.post_attention_layernorm.clone()];
             rms_norm::forward(&kept.mid, norm, eps, &mut kept.mid_h);
             resize(&mut kept.gate_up, rows * 2 * feed_forward);
             let gate_up = &mut kept.gate_up;
-            project(
-                &layer.gate_up,
-                weights,
-                &kept.mid_h,
-                hidden,
-                2 * feed_forward,
-                gate_up,
-            );
+            layer.gate_up.forward(weights, &kept.mid_h, false, gate_up);
             resize(activated, rows * feed_forward);
             swiglu::forward(gate_up, feed_forward, activated);
             resize(written, rows * hidden);
             written.copy_from_slice(&kept.mid);
-            project_add(
-                &layer.down_proj,
-                weights,
-                activated,
-                feed_forward,
-                hidden,
-                written,
-            );
+            layer.down_proj.forward(weights, activated, true, written);
         }
         resize(written_h, sources * hidden);
         rms_norm::forward(written, &weights[self.norm.clone()], eps, written_h);
@@ -403,42 +364,14 @@ impl Pass {
             let is_last = index + 1 == self.layers.len();
             let rows = if is_last { sources } else { tokens };
             resize(dactivated, rows * feed_forward);
-            project_back(
-                &layer.down_proj,
-                weights,
-                dx,
-                hidden,
-                feed_forward,
-                dactivated,
-            );
+            layer.down_proj.backward(weights, dx, dactivated);
             resize(activated, rows * feed_forward);
             let dgate_up = &mut kept.gate_up;
             swiglu::backward(dgate_up, dactivated, feed_forward, activated);
-            project_weights(
-                &layer.down_proj,
-                dx,
-                hidden,
-                activated,
-                feed_forward,
-                gradient,
-            );
+            layer.down_proj.accumulate(dx, activated, gradient);
             resize(dh, rows * hidden);
-            project_back(
-                &layer.gate_up,
-                weights,
-                dgate_up,
-                2 * feed_forward,
-                hidden,
-                dh,
-            );
-            project_weights(
-                &layer.gate_up,
-                dgate_up,
-                2 * feed_forward,
-                &kept.mid_h,
-                hidden,
-                gradient,
-            );
+            layer.gate_up.backward(weights, dgate_up, dh);
+            layer.gate_up.accumulate(dgate_up, &kept.mid_h, gradient);
             let norm = layer.post_attention_layernorm.clone();
             rms_norm::backward(
                 &kept.mid,
@@ -451,9 +384,9 @@ impl Pass {
             );
 
             resize(dheads, rows * out);
-            project_back(&layer.o_proj, weights, dx, hidden, out, dheads);
+            layer.o_proj.backward(weights, dx, dheads);
             let heads_out = if is_last { &*source_heads } else { &kept.heads };
-            project_weights(&layer.o_proj, dx, hidden, heads_out, out, gradient);
+            layer.o_proj.accumulate(dx, heads_out, gradient);
             if is_last {
                 spread_rows(dheads, out, &batch.sources, tokens, spread);
                 spread_rows(dx, hidden, &batch.sources, tokens, spread);
@@ -470,8 +403,8 @@ impl Pass {
                 rope::norm_back(&kept.raw, norms, heads, eps, dqkv, (dq, dk));
             }
             resize(dh, tokens * hidden);
-            project_back(&layer.qkv, weights, dqkv, width, hidden, dh);
-            project_weights(&layer.qkv, dqkv, width, &kept.h, hidden, gradient);
+            layer.qkv.backward(weights, dqkv, dh);
+            layer.qkv.accumulate(dqkv, &kept.h, gradient);
             let norm = layer.input_layernorm.clone();
             rms_norm::backward(
                 &kept.x,
@@ -491,111 +424,6 @@ impl Pass {
 /// Gives `buffer` the length `len`; what it holds is overwritten by whoever asked.
 fn resize(buffer: &mut Vec<f32>, len: usize) {
     buffer.resize(len, 0.0);
-}
-
-/// `y = x · Wᵀ + b` for stacked projections side by side. Shapes: `x` `[n, in]`, `y` `[n, out]`.
-fn project(
-    stacked: &[Projection],
-    weights: &[f32],
-    x: &[f32],
-    inputs: usize,
-    outputs: usize,
-    y: &mut [f32],
-) {
-    products(stacked, weights, x, inputs, outputs, y, false);
-}
-
-/// `y += x · Wᵀ + b`.
-fn project_add(
-    stacked: &[Projection],
-    weights: &[f32],
-    x: &[f32],
-    inputs: usize,
-    outputs: usize,
-    y: &mut [f32],
-) {
-    products(stacked, weights, x, inputs, outputs, y, true);
-}
-
-fn products(
-    stacked: &[Projection],
-    weights: &[f32],
-    x: &[f32],
-    inputs: usize,
-    outputs: usize,
-    y: &mut [f32],
-    add: bool,
-) {
-    let rows = x.len() / inputs;
-    if rows == 0 {
-        return;
-    }
-    let x = View::new(x, rows, inputs, inputs);
-    let mut column = 0;
-    for part in stacked {
-        let w = View::new(&weights[part.weight.clone()], part.outputs, inputs, inputs);
-        matmul(&mut y[column..], outputs, x, w.t(), 1.0, add);
-        if let Some(bias) = &part.bias {
-            for row in y.chunks_exact_mut(outputs) {
-                let row = &mut row[column..column + part.outputs];
-                let values = row.iter_mut().zip(&weights[bias.clone()]);
-                values.for_each(|(y, bias)| *y += bias);
-            }
-        }
-        column += part.outputs;
-    }
-}
-
-/// `dx = dy · W`. Shapes: `dy` `[n, out]`, `dx` `[n, in]`.
-fn project_back(
-    stacked: &[Projection],
-    weights: &[f32],
-    dy: &[f32],
-    outputs: usize,
-    inputs: usize,
-    dx: &mut [f32],
-) {
-    let rows = dy.len() / outputs;
-    if rows == 0 {
-        return;
-    }
-    let mut column = 0;
-    for part in stacked {
-        let dy = View::new(&dy[column..], rows, part.outputs, outputs);
-        let w = View::new(&weights[part.weight.clone()], part.outputs, inputs, inputs);
-        matmul(dx, inputs, dy, w, 1.0, column > 0);
-        column += part.outputs;
-    }
-}
-
-/// `dW += dyᵀ · x`, `db += Σ dy`.
-fn project_weights(
-    stacked: &[Projection],
-    dy: &[f32],
-    outputs: usize,
-    x: &[f32],
-    inputs: usize,
-    gradient: &mut [f32],
-) {
-    let rows = dy.len() / outputs;
-    if rows == 0 {
-        return;
-    }
-    let x = View::new(x, rows, inputs, inputs);
-    let mut column = 0;
-    for part in stacked {
-        let view = View::new(&dy[column..], rows, part.outputs, outputs);
-        let dw = &mut gradient[part.weight.clone()];
-        matmul(dw, inputs, view.t(), x, 1.0, true);
-        if let Some(bias) = &part.bias {
-            for row in dy.chunks_exact(outputs) {
-                let row = &row[column..column + part.outputs];
-                let values = gradient[bias.clone()].iter_mut().zip(row);
-                values.for_each(|(sum, dy)| *sum += dy);
-            }
-        }
-        column += part.outputs;
-    }
 }
 
 /// Row `i` of `out` is row `indices[i]` of `table`.
@@ -750,13 +578,14 @@ mod tests {
         let config = config(CONFIGS[1]);
         let mut pass = Pass::new(&config);
         let weights = vec![0f32; config.num_parameters() as usize];
-        let spoil: [(fn(&mut Batch), &str); 4] = [
+        type Spoil = fn(&mut Batch);
+        let cases: [(Spoil, &str); 4] = [
             (|b| b.tokens[3] = 61, "token 61"),
             (|b| b.sources[0] = 999, "source 999"),
             (|b| b.segments[0].len = 999, "Segment"),
             (|b| b.targets[0] = 61, "target 61"),
         ];
-        for (spoil, expected) in spoil {
+        for (spoil, expected) in cases {
             let mut batch = batch();
             spoil(&mut batch);
             let mut gradient = vec![0f32; weights.len()];

@@ -16,6 +16,7 @@ pub mod rope;
 pub mod swiglu;
 
 pub(crate) mod matmul;
+pub(crate) mod projection;
 pub(crate) mod simd;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
