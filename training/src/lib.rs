@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod ops;
 pub mod optimizer;
 pub mod pack;
+pub mod pass;
 pub mod pipeline;
 pub mod progress;
 pub mod recipe;

@@ -14,8 +14,8 @@ use skimstone_training::skip::{Criterion, Rule, shorten_file};
 use skimstone_training::sleep::command::DataSleep;
 use skimstone_training::{Error, Result, checkpoint, export, tokenize};
 
-/// Activations of megabytes come and go at every operation. The system's allocator returns them to the kernel each time, which
-/// costs a third of the run in page faults; this one keeps them.
+/// In a graph, which scoring uses, activations of megabytes come and go at every operation. The system's allocator returns them to the
+/// kernel each time, which costs a third of the run in page faults; this one keeps them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

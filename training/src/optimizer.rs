@@ -6,6 +6,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
+use crate::ops::simd::{LANES, multiversion};
 use crate::recipe::Optimizer;
 use crate::student::Student;
 
@@ -70,47 +71,12 @@ impl AdamW {
         self.weights.is_empty()
     }
 
-    /// Copies the gradients of a backward pass into a flat buffer, adding to what is there.
-    ///
-    /// # Errors
-    /// If a gradient cannot be read. A variable without a gradient counts as zero.
-    pub(crate) fn gather(
-        &self,
-        student: &Student,
-        grads: &candle_core::backprop::GradStore,
-        flat: &mut [f32],
-    ) -> Result<()> {
-        for (slot, (_, variable)) in self.slots.iter().zip(student.variables()) {
-            let Some(grad) = grads.get(variable) else {
-                continue;
-            };
-            crate::ops::with_values(grad, |grad| {
-                for (sum, grad) in flat[slot.start..slot.start + slot.len].iter_mut().zip(grad) {
-                    *sum += grad;
-                }
-            })?;
-        }
-        Ok(())
-    }
-
     /// One update from the summed gradient of targets that weigh `total_weight`; returns the norm before clipping.
     ///
-    /// # Errors
-    /// If a variable cannot be written.
-    pub fn step(
-        &mut self,
-        student: &Student,
-        gradient: &[f32],
-        total_weight: f64,
-        learning_rate: f64,
-    ) -> Result<f64> {
+    /// The student's variables stay as they are until [`AdamW::publish`].
+    pub fn step(&mut self, gradient: &[f32], total_weight: f64, learning_rate: f64) -> f64 {
         let mean = 1.0 / total_weight.max(f64::MIN_POSITIVE);
-        let norm = gradient
-            .iter()
-            .map(|g| f64::from(*g) * f64::from(*g))
-            .sum::<f64>()
-            .sqrt()
-            * mean;
+        let norm = sum_of_squares(gradient).sqrt() * mean;
         let clip = self.knobs.clip_norm;
         let scale = if clip > 0.0 && norm > clip {
             mean * clip / norm
@@ -136,26 +102,35 @@ impl AdamW {
             second_correction: (1.0 / (1.0 - beta2.powf(steps))) as f32,
             decay: 1.0,
         };
-        for (slot, (_, variable)) in self.slots.iter().zip(student.variables()) {
+        for slot in &self.slots {
             let range = slot.start..slot.start + slot.len;
             let decay = if slot.is_matrix {
                 1.0 - (learning_rate * weight_decay) as f32
             } else {
                 1.0
             };
-            Update { decay, ..update }.apply(
+            apply(
+                Update { decay, ..update },
                 &mut self.weights[range.clone()],
                 &mut self.first[range.clone()],
                 &mut self.second[range.clone()],
-                &gradient[range.clone()],
+                &gradient[range],
             );
-            variable.set(&Tensor::from_slice(
-                &self.weights[range],
-                variable.shape(),
-                variable.device(),
-            )?)?;
         }
-        Ok(norm)
+        norm
+    }
+
+    /// Writes the weights into the student's variables.
+    ///
+    /// # Errors
+    /// If a variable cannot be written.
+    pub fn publish(&self, student: &Student) -> Result<()> {
+        for (slot, (_, variable)) in self.slots.iter().zip(student.variables()) {
+            let values = &self.weights[slot.start..slot.start + slot.len];
+            let (shape, device) = (variable.shape(), variable.device());
+            variable.set(&Tensor::from_slice(values, shape, device)?)?;
+        }
+        Ok(())
     }
 }
 
@@ -171,15 +146,30 @@ struct Update {
     decay: f32,
 }
 
-impl Update {
-    fn apply(self, weights: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
+multiversion! {
+    fn apply(update: Update, weights: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
+        let Update { scale, beta1, beta2, eps, rate, second_correction, decay } = update;
         for (((w, m), v), g) in weights.iter_mut().zip(first).zip(second).zip(gradient) {
-            let g = g * self.scale;
-            *m = self.beta1 * *m + (1.0 - self.beta1) * g;
-            *v = self.beta2 * *v + (1.0 - self.beta2) * g * g;
-            *w = *w * self.decay
-                - self.rate * *m / ((*v * self.second_correction).sqrt() + self.eps);
+            let g = g * scale;
+            *m = beta1 * *m + (1.0 - beta1) * g;
+            *v = beta2 * *v + (1.0 - beta2) * g * g;
+            *w = *w * decay - rate * *m / ((*v * second_correction).sqrt() + eps);
         }
+    }
+}
+
+multiversion! {
+    /// In `f64`: ten million squares would lose digits of the norm in `f32`.
+    fn sum_of_squares(x: &[f32]) -> f64 {
+        let mut lanes = [0f64; LANES];
+        let chunks = x.chunks_exact(LANES);
+        let rest: f64 = chunks.remainder().iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(*x) * f64::from(*x);
+            }
+        }
+        lanes.iter().sum::<f64>() + rest
     }
 }
 
@@ -190,8 +180,9 @@ mod tests {
 
     use super::*;
     use crate::data::{Span, TokenizedRow};
-    use crate::loss::supervised;
+    use crate::loss::{supervised, supervised_gradient};
     use crate::pack::Batch;
+    use crate::pass::Pass;
 
     fn student() -> Student {
         let json = r#"{"model_type":"qwen3","hidden_size":16,"intermediate_size":24,"num_hidden_layers":1,
@@ -225,6 +216,7 @@ mod tests {
         };
         let (ours, theirs) = (student(), student());
         let mut flat = AdamW::new(&ours, knobs).unwrap();
+        let mut pass = Pass::new(ours.config());
         let variables = theirs
             .variables()
             .iter()
@@ -239,14 +231,13 @@ mod tests {
         };
         let mut reference = candle_nn::AdamW::new(variables, params).unwrap();
         for _ in 0..5 {
-            let loss = supervised(&ours, &batch()).unwrap().sum;
             let mut gradient = vec![0f32; flat.len()];
-            flat.gather(&ours, &loss.backward().unwrap(), &mut gradient)
-                .unwrap();
-            flat.step(&ours, &gradient, 11.0, 3e-3).unwrap();
+            supervised_gradient(&mut pass, &flat.weights, &batch(), &mut gradient).unwrap();
+            flat.step(&gradient, 11.0, 3e-3);
             let loss = (supervised(&theirs, &batch()).unwrap().sum / 11.0).unwrap();
             reference.backward_step(&loss).unwrap();
         }
+        flat.publish(&ours).unwrap();
         for ((name, a), (_, b)) in ours.variables().iter().zip(theirs.variables()) {
             crate::ops::check::close(a, b, 1e-4, name);
         }
@@ -263,7 +254,7 @@ mod tests {
         let mut flat = AdamW::new(&student, knobs).unwrap();
         let before = flat.weights.clone();
         let zeros = vec![0f32; flat.len()];
-        assert_eq!(flat.step(&student, &zeros, 1.0, 0.1).unwrap(), 0.0);
+        assert_eq!(flat.step(&zeros, 1.0, 0.1), 0.0);
         for slot in flat.slots.clone() {
             let shrunk = if slot.is_matrix { 0.95 } else { 1.0 };
             let range = slot.start..slot.start + slot.len;
@@ -272,7 +263,7 @@ mod tests {
             }
         }
         let large = vec![1f32; flat.len()];
-        let norm = flat.step(&student, &large, 1.0, 0.0).unwrap();
+        let norm = flat.step(&large, 1.0, 0.0);
         assert!((norm - (flat.len() as f64).sqrt()).abs() < 1e-3);
         let second: f64 = flat.second.iter().map(|v| f64::from(*v)).sum();
         assert!(

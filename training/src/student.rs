@@ -272,7 +272,7 @@ fn normal(rng: &mut ChaCha8Rng, len: usize, std: f64) -> Vec<f32> {
 }
 
 /// `θ^(−2i/D)`, stretched as the configuration says, `[D/2]`.
-fn inverse_frequencies(config: &ModelConfig) -> Vec<f64> {
+pub(crate) fn inverse_frequencies(config: &ModelConfig) -> Vec<f64> {
     let base = (0..config.head_dim / 2).map(|i| {
         config
             .rope_theta

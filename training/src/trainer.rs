@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use crate::checkpoint::{self, Position};
 use crate::data::{Dataset, Encoder, TokenizedRow};
 use crate::error::{Error, Result};
-use crate::loss::supervised;
+use crate::loss::supervised_gradient;
+use crate::ops::simd::multiversion;
 use crate::optimizer::AdamW;
 use crate::pack::{Packing, build};
+use crate::pass::Pass;
 use crate::progress::{Event, StopReason, View};
 use crate::recipe::Recipe;
 use crate::score::{Score, score};
@@ -31,10 +33,16 @@ pub struct Trainer {
     position: Position,
     /// Micro-batches of the present epoch.
     plan: Vec<Vec<Vec<usize>>>,
-    workers: usize,
-    /// One flat gradient per worker.
-    gradients: Vec<Vec<f32>>,
+    workers: Vec<Worker>,
     stop: Arc<AtomicBool>,
+}
+
+/// The buffers of one thread.
+#[derive(Debug)]
+struct Worker {
+    pass: Pass,
+    /// Flat, in the order of the optimizer's weights.
+    gradient: Vec<f32>,
 }
 
 /// Sums over micro-batches.
@@ -120,10 +128,14 @@ impl Trainer {
         } else {
             recipe.batch.workers
         };
-        let workers = asked.min(recipe.batch.micro_batches);
         let optimizer = AdamW::new(&student, recipe.optimizer)?;
+        let worker = || Worker {
+            pass: Pass::new(student.config()),
+            gradient: vec![0f32; optimizer.len()],
+        };
+        let workers = asked.min(recipe.batch.micro_batches);
         let mut trainer = Trainer {
-            gradients: vec![vec![0f32; optimizer.len()]; workers],
+            workers: std::iter::repeat_with(worker).take(workers).collect(),
             position: Position {
                 seed: recipe.seed,
                 ..Position::default()
@@ -135,7 +147,6 @@ impl Trainer {
             optimizer,
             rows,
             validation,
-            workers,
         };
         trainer.plan = trainer.packing().plan(&trainer.rows, 0);
         Ok(trainer)
@@ -208,7 +219,7 @@ impl Trainer {
             tokens: self.rows.iter().map(|row| row.tokens.len()).sum(),
             step: self.position.step,
             steps,
-            workers: self.workers,
+            workers: self.workers.len(),
         })?;
         let (mut sums, mut norms, mut since, mut reports) =
             (Sums::default(), 0.0, Instant::now(), 0u32);
@@ -250,6 +261,7 @@ impl Trainer {
                 .as_ref()
                 .is_some_and(|v| step.is_multiple_of(v.every.max(1)) || step == steps)
             {
+                self.optimizer.publish(&self.student)?;
                 view.event(&self.validate()?)?;
                 since = Instant::now();
             }
@@ -257,6 +269,7 @@ impl Trainer {
                 saved = self.save(folder, view)?;
             }
         };
+        self.optimizer.publish(&self.student)?;
         if folder.is_some() && self.position.step > 0 {
             saved = self.save(folder, view)?;
         }
@@ -272,6 +285,7 @@ impl Trainer {
         let Some(folder) = folder else {
             return Ok(None);
         };
+        self.optimizer.publish(&self.student)?;
         let path = checkpoint::save(
             folder,
             &self.student,
@@ -305,26 +319,25 @@ impl Trainer {
     /// One optimizer step; returns the sums of its micro-batches and the gradient norm.
     fn step(&mut self, learning_rate: f64) -> Result<(Sums, f64)> {
         let micro_batches = self.next_micro_batches();
-        let (student, optimizer, rows, workers) =
-            (&self.student, &self.optimizer, &self.rows, self.workers);
-        let parts = std::thread::scope(|scope| {
-            let mut handles = Vec::with_capacity(workers);
-            for (worker, gradient) in self.gradients.iter_mut().enumerate() {
-                let own = micro_batches.iter().skip(worker).step_by(workers);
-                handles.push(scope.spawn(move || {
-                    gradient.fill(0.0);
-                    let mut own = own;
-                    own.try_fold(Sums::default(), |sums, trees| {
-                        micro_batch(student, optimizer, rows, trees, gradient)
-                            .map(|part| sums.add(part))
-                    })
-                }));
-            }
-            let joined = handles
-                .into_iter()
-                .map(|handle| handle.join().expect("a training worker does not panic"));
-            joined.collect::<Result<Vec<Sums>>>()
-        })?;
+        let (weights, rows, workers) = (&self.optimizer.weights, &self.rows, self.workers.len());
+        let work = |index: usize, worker: &mut Worker| {
+            worker.gradient.fill(0.0);
+            let mut own = micro_batches.iter().skip(index).step_by(workers);
+            own.try_fold(Sums::default(), |sums, trees| {
+                micro_batch(worker, weights, rows, trees).map(|part| sums.add(part))
+            })
+        };
+        let parts = match self.workers.as_mut_slice() {
+            [only] => vec![work(0, only)?],
+            several => std::thread::scope(|scope| {
+                let start = |(index, worker)| scope.spawn(move || work(index, worker));
+                let handles: Vec<_> = several.iter_mut().enumerate().map(start).collect();
+                let joined = handles
+                    .into_iter()
+                    .map(|handle| handle.join().expect("a training worker does not panic"));
+                joined.collect::<Result<Vec<Sums>>>()
+            })?,
+        };
         let sums = parts.into_iter().fold(Sums::default(), Sums::add);
         self.position.step += 1;
         if !sums.loss.is_finite() {
@@ -334,18 +347,15 @@ impl Trainer {
             });
         }
         let (total, others) = self
-            .gradients
+            .workers
             .split_first_mut()
             .expect("there is at least one worker");
         for other in others {
-            total
-                .iter_mut()
-                .zip(&*other)
-                .for_each(|(sum, gradient)| *sum += gradient);
+            add(&mut total.gradient, &other.gradient);
         }
         let norm = self
             .optimizer
-            .step(&self.student, total, sums.weight, learning_rate)?;
+            .step(&total.gradient, sums.weight, learning_rate);
         Ok((sums, norm))
     }
 
@@ -372,22 +382,21 @@ impl Trainer {
     }
 }
 
-/// Forward and backward of one micro-batch; gradients are added to `gradient`.
+/// Forward and backward of one micro-batch; gradients are added to the worker's.
 fn micro_batch(
-    student: &Student,
-    optimizer: &AdamW,
+    worker: &mut Worker,
+    weights: &[f32],
     rows: &[TokenizedRow],
     trees: &[Vec<usize>],
-    gradient: &mut [f32],
 ) -> Result<Sums> {
     let batch = build(rows, trees);
-    let loss = supervised(student, &batch)?;
-    optimizer.gather(student, &loss.sum.backward()?, gradient)?;
+    let Worker { pass, gradient } = worker;
+    let (loss, correct) = supervised_gradient(pass, weights, &batch, gradient)?;
     Ok(Sums {
-        loss: f64::from(loss.sum.to_scalar::<f32>()?),
+        loss,
         weight: batch.total_weight(),
         targets: batch.targets.len(),
-        correct: loss.correct,
+        correct,
         tokens: batch.len(),
         row_tokens: trees
             .iter()
@@ -395,4 +404,10 @@ fn micro_batch(
             .map(|index| rows[*index].tokens.len())
             .sum(),
     })
+}
+
+multiversion! {
+    fn add(sum: &mut [f32], other: &[f32]) {
+        sum.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
+    }
 }

@@ -56,12 +56,15 @@ impl CustomOp1 for Attention {
         let qkv = values(qkv, layout, "attention")?;
         let mut out = vec![0f32; tokens * query * dim];
         let mut lse = vec![0f32; tokens * query];
-        let mut scores = Vec::new();
-        for block in blocks(&self.segments) {
-            for head in 0..query {
-                self.block_forward(&block, head, qkv, &mut scores, &mut out, &mut lse);
-            }
-        }
+        let mut scratch = Scratch::default();
+        forward(
+            self.heads,
+            &self.segments,
+            qkv,
+            &mut scratch,
+            &mut out,
+            &mut lse,
+        );
         // A second forward of the same op would compute the same values, so losing this race is harmless.
         let _ = self.lse.set(lse);
         Ok((CpuStorage::F32(out), (tokens, query * dim).into()))
@@ -75,23 +78,59 @@ impl CustomOp1 for Attention {
         with_values(qkv, |qkv| {
             with_values(out, |out| {
                 with_values(grad, |dout| {
-                    let mut buffers = (Vec::new(), Vec::new());
-                    for block in blocks(&self.segments) {
-                        for head in 0..self.heads.query {
-                            self.block_backward(
-                                &block,
-                                head,
-                                qkv,
-                                (out, dout, lse),
-                                &mut buffers,
-                                &mut dqkv,
-                            );
-                        }
-                    }
+                    let mut scratch = Scratch::default();
+                    let saved = (out, dout, &**lse);
+                    backward(
+                        self.heads,
+                        &self.segments,
+                        qkv,
+                        saved,
+                        &mut scratch,
+                        &mut dqkv,
+                    );
                 })
             })
         })???;
         Ok(Some(tensor_like(dqkv, qkv.shape(), qkv)?))
+    }
+}
+
+/// Scores and their gradient of one block, kept from block to block.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    scores: Vec<f32>,
+    gradient: Vec<f32>,
+}
+
+/// Writes `out` `[N, H·D]` and the log-sum-exp of every query's scores `lse` `[N, H]`.
+pub(crate) fn forward(
+    heads: Heads,
+    segments: &[Segment],
+    qkv: &[f32],
+    scratch: &mut Scratch,
+    out: &mut [f32],
+    lse: &mut [f32],
+) {
+    for block in blocks(segments) {
+        for head in 0..heads.query {
+            heads.block_forward(&block, head, qkv, &mut scratch.scores, out, lse);
+        }
+    }
+}
+
+/// Adds the gradient of `qkv` to `dqkv`, given the output, its gradient and the log-sum-exp.
+pub(crate) fn backward(
+    heads: Heads,
+    segments: &[Segment],
+    qkv: &[f32],
+    saved: (&[f32], &[f32], &[f32]),
+    scratch: &mut Scratch,
+    dqkv: &mut [f32],
+) {
+    for block in blocks(segments) {
+        for head in 0..heads.query {
+            heads.block_backward(&block, head, qkv, saved, scratch, dqkv);
+        }
     }
 }
 
@@ -135,14 +174,14 @@ fn blocks(segments: &[Segment]) -> impl Iterator<Item = Block> {
     })
 }
 
-impl Attention {
-    fn scale(&self) -> f32 {
-        1.0 / (self.heads.dim as f32).sqrt()
+impl Heads {
+    fn scale(self) -> f32 {
+        1.0 / (self.dim as f32).sqrt()
     }
 
     /// Offsets of a query head and of its key and value heads inside a packed row.
-    fn columns(&self, head: usize) -> (usize, usize, usize) {
-        let Heads { query, kv, dim } = self.heads;
+    fn columns(self, head: usize) -> (usize, usize, usize) {
+        let Heads { query, kv, dim } = self;
         let group = head / (query / kv);
         (
             head * dim,
@@ -152,8 +191,8 @@ impl Attention {
     }
 
     /// `scores = scale · Q Kᵀ` for a block, `[rows, keys]`.
-    fn scores(&self, block: &Block, head: usize, qkv: &[f32], scores: &mut Vec<f32>) {
-        let (width, dim, keys) = (self.heads.width(), self.heads.dim, block.key_count());
+    fn scores(self, block: &Block, head: usize, qkv: &[f32], scores: &mut Vec<f32>) {
+        let (width, dim, keys) = (self.width(), self.dim, block.key_count());
         let (q, k, _) = self.columns(head);
         scores.resize(block.rows * keys, 0.0);
         let queries = View::new(&qkv[block.start * width + q..], block.rows, dim, width);
@@ -171,7 +210,7 @@ impl Attention {
     }
 
     fn block_forward(
-        &self,
+        self,
         block: &Block,
         head: usize,
         qkv: &[f32],
@@ -179,8 +218,8 @@ impl Attention {
         out: &mut [f32],
         lse: &mut [f32],
     ) {
-        let Heads { query, dim, .. } = self.heads;
-        let (width, keys, v) = (self.heads.width(), block.key_count(), self.columns(head).2);
+        let Heads { query, dim, .. } = self;
+        let (width, keys, v) = (self.width(), block.key_count(), self.columns(head).2);
         self.scores(block, head, qkv, scores);
         let stride = query * dim;
         let mut inverse = [0f32; BLOCK];
@@ -212,17 +251,21 @@ impl Attention {
     }
 
     fn block_backward(
-        &self,
+        self,
         block: &Block,
         head: usize,
         qkv: &[f32],
         (out, dout, lse): (&[f32], &[f32], &[f32]),
-        (probabilities, gradient): &mut (Vec<f32>, Vec<f32>),
+        scratch: &mut Scratch,
         dqkv: &mut [f32],
     ) {
-        let Heads { query, dim, .. } = self.heads;
-        let (width, keys, stride) = (self.heads.width(), block.key_count(), query * dim);
+        let Heads { query, dim, .. } = self;
+        let (width, keys, stride) = (self.width(), block.key_count(), query * dim);
         let (q, k, v) = self.columns(head);
+        let Scratch {
+            scores: probabilities,
+            gradient,
+        } = scratch;
         self.scores(block, head, qkv, probabilities);
         renormalize(
             probabilities,

@@ -19,7 +19,28 @@ pub struct CrossEntropy {
 /// The loss is a sum, so that micro-batches of different sizes add up; divide by the total weight once per step.
 /// Loss and gradient come out of one pass; the backward pass only hands the stored gradient over.
 pub fn cross_entropy(logits: &Tensor, targets: &[u32], weights: &[f32]) -> Result<CrossEntropy> {
-    let (rows, vocabulary) = logits.dims2()?;
+    let vocabulary = logits.dims2()?.1;
+    let mut gradient = with_values(logits, <[f32]>::to_vec)?;
+    let (loss, correct) = into_gradient(&mut gradient, vocabulary, targets, weights)?;
+    let loss = loss as f32;
+    let gradient = tensor_like(gradient, logits.shape(), logits)?;
+    Ok(CrossEntropy {
+        loss: logits.apply_op1(Stored { loss, gradient })?,
+        correct,
+    })
+}
+
+/// Turns logits `[M, V]` into their gradient, in place; returns the summed loss and the rows whose arg-max is the target.
+///
+/// # Errors
+/// If targets or weights are not one per row, or a target is outside the vocabulary.
+pub(crate) fn into_gradient(
+    logits: &mut [f32],
+    vocabulary: usize,
+    targets: &[u32],
+    weights: &[f32],
+) -> Result<(f64, usize)> {
+    let rows = logits.len() / vocabulary;
     if targets.len() != rows || weights.len() != rows {
         bail!(
             "cross-entropy: {rows} rows, {} targets, {} weights",
@@ -30,15 +51,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &[u32], weights: &[f32]) -> Resul
     if let Some(target) = targets.iter().find(|t| **t as usize >= vocabulary) {
         bail!("cross-entropy: target {target} outside the vocabulary of {vocabulary}");
     }
-    let mut gradient = vec![0f32; rows * vocabulary];
-    let (loss, correct) = with_values(logits, |x| {
-        fused(x, vocabulary, targets, weights, &mut gradient)
-    })?;
-    let gradient = tensor_like(gradient, logits.shape(), logits)?;
-    Ok(CrossEntropy {
-        loss: logits.apply_op1(Stored { loss, gradient })?,
-        correct,
-    })
+    Ok(fused(logits, vocabulary, targets, weights))
 }
 
 /// A scalar whose gradient with respect to its argument is already known.
@@ -68,39 +81,33 @@ impl CustomOp1 for Stored {
 }
 
 multiversion! {
-    fn fused(
-        logits: &[f32],
-        vocabulary: usize,
-        targets: &[u32],
-        weights: &[f32],
-        gradient: &mut [f32],
-    ) -> (f32, usize) {
+    fn fused(logits: &mut [f32], vocabulary: usize, targets: &[u32], weights: &[f32]) -> (f64, usize) {
         let mut total = 0f64;
         let mut correct = 0;
-        let rows = logits.chunks_exact(vocabulary).zip(gradient.chunks_exact_mut(vocabulary));
-        for ((x, gradient), (target, weight)) in rows.zip(targets.iter().zip(weights)) {
+        for (x, (target, weight)) in logits.chunks_exact_mut(vocabulary).zip(targets.iter().zip(weights)) {
             let target = *target as usize;
             let peak = max(x);
+            let logit = x[target];
             let mut lanes = [0f32; LANES];
-            let whole = vocabulary / LANES * LANES;
-            for (x, gradient) in x[..whole].chunks_exact(LANES).zip(gradient[..whole].chunks_exact_mut(LANES)) {
-                for ((x, gradient), lane) in x.iter().zip(gradient).zip(&mut lanes) {
-                    *gradient = exp(x - peak);
-                    *lane += *gradient;
+            let mut chunks = x.chunks_exact_mut(LANES);
+            for chunk in &mut chunks {
+                for (x, lane) in chunk.iter_mut().zip(&mut lanes) {
+                    *x = exp(*x - peak);
+                    *lane += *x;
                 }
             }
             let mut sum = lanes.iter().sum::<f32>();
-            for (x, gradient) in x[whole..].iter().zip(&mut gradient[whole..]) {
-                *gradient = exp(x - peak);
-                sum += *gradient;
+            for x in chunks.into_remainder() {
+                *x = exp(*x - peak);
+                sum += *x;
             }
             let scale = weight / sum;
-            gradient.iter_mut().for_each(|g| *g *= scale);
-            gradient[target] -= weight;
-            total += f64::from(*weight) * (f64::from(sum).ln() + f64::from(peak) - f64::from(x[target]));
-            correct += usize::from(x[target] == peak);
+            x.iter_mut().for_each(|x| *x *= scale);
+            x[target] -= weight;
+            total += f64::from(*weight) * (f64::from(sum).ln() + f64::from(peak) - f64::from(logit));
+            correct += usize::from(logit == peak);
         }
-        (total as f32, correct)
+        (total, correct)
     }
 }
 

@@ -4,7 +4,7 @@
 
 /// A strided view of a matrix inside a flat slice.
 #[derive(Clone, Copy)]
-pub(super) struct View<'a> {
+pub(crate) struct View<'a> {
     data: &'a [f32],
     rows: usize,
     cols: usize,
@@ -14,7 +14,7 @@ pub(super) struct View<'a> {
 
 impl<'a> View<'a> {
     /// `[rows, cols]`, rows `stride` values apart.
-    pub(super) fn new(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+    pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(
             reach(rows, cols, stride) <= data.len(),
             "matrix view leaves its slice"
@@ -29,7 +29,7 @@ impl<'a> View<'a> {
     }
 
     /// The transpose, without moving data.
-    pub(super) fn t(self) -> Self {
+    pub(crate) fn t(self) -> Self {
         Self {
             rows: self.cols,
             cols: self.rows,
@@ -51,7 +51,7 @@ fn reach(rows: usize, cols: usize, stride: usize) -> usize {
 
 /// `dst = scale · lhs · rhs`, or `dst += scale · lhs · rhs` when `accumulate`; rows of `dst` are `stride` values apart.
 #[allow(unsafe_code, reason = "gemm takes raw pointers and strides")]
-pub(super) fn matmul(
+pub(crate) fn matmul(
     dst: &mut [f32],
     stride: usize,
     lhs: View<'_>,

@@ -5,6 +5,9 @@
 //! not arithmetic would set the pace. Every op here reads its input once, writes its output once, and is tested against the
 //! plain differentiable form and against finite differences.
 //!
+//! Each op is a pair of functions over slices and a custom op around them. The trainer's [`Pass`](crate::pass::Pass) calls the
+//! functions with buffers that it keeps; the custom ops are for the graph, on which any other objective can be built.
+//!
 //! All activations are flat: `N` tokens of a whole micro-batch, outermost first, `[N, E]`. Which tokens see which others is
 //! told by [`Segment`](crate::pack::Segment)s, so no token is ever padding.
 
@@ -15,8 +18,9 @@ pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 
-mod matmul;
-mod simd;
+pub(crate) mod matmul;
+pub(crate) mod projection;
+pub(crate) mod simd;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
 

@@ -53,7 +53,9 @@ impl CustomOp2 for RmsNorm {
         let mut dw = vec![0f32; w.elem_count()];
         with_values(x, |x| {
             with_values(w, |w| {
-                with_values(grad, |dy| backward(x, w, dy, self.eps, &mut dx, &mut dw))
+                with_values(grad, |dy| {
+                    backward(x, w, dy, self.eps, false, &mut dx, &mut dw)
+                })
             })
         })???;
         Ok((
@@ -78,9 +80,9 @@ pub(super) fn row_forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
     }
 }
 
-/// One row backward: writes `dx`, adds to `dw`.
+/// One row backward: writes `dx` or, if `ADD`, adds to it; always adds to `dw`.
 #[inline(always)]
-pub(super) fn row_backward(
+pub(super) fn row_backward<const ADD: bool>(
     x: &[f32],
     w: &[f32],
     dy: &[f32],
@@ -93,7 +95,8 @@ pub(super) fn row_backward(
     let inverse = inverse_rms(x, eps);
     let along = sum_lanes(len, |i| x[i] * w[i] * dy[i]) * inverse * inverse / len as f32;
     for (((dx, x), w), dy) in dx.iter_mut().zip(x).zip(w).zip(dy) {
-        *dx = inverse * (w * dy - x * along);
+        let gradient = inverse * (w * dy - x * along);
+        *dx = if ADD { *dx + gradient } else { gradient };
     }
     for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
         *dw += dy * x * inverse;
@@ -101,7 +104,8 @@ pub(super) fn row_backward(
 }
 
 multiversion! {
-    fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
+    /// Rows of `w.len()` values forward.
+    pub(crate) fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
         for (x, y) in x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len())) {
             row_forward(x, w, eps, y);
         }
@@ -109,10 +113,15 @@ multiversion! {
 }
 
 multiversion! {
-    fn backward(x: &[f32], w: &[f32], dy: &[f32], eps: f32, dx: &mut [f32], dw: &mut [f32]) {
+    /// Rows of `w.len()` values backward: writes `dx` or, if `add`, adds to it; always adds to `dw`.
+    pub(crate) fn backward(x: &[f32], w: &[f32], dy: &[f32], eps: f32, add: bool, dx: &mut [f32], dw: &mut [f32]) {
         let len = w.len();
         for ((x, dy), dx) in x.chunks_exact(len).zip(dy.chunks_exact(len)).zip(dx.chunks_exact_mut(len)) {
-            row_backward(x, w, dy, eps, dx, dw);
+            if add {
+                row_backward::<true>(x, w, dy, eps, dx, dw);
+            } else {
+                row_backward::<false>(x, w, dy, eps, dx, dw);
+            }
         }
     }
 }

@@ -36,14 +36,23 @@ pub struct Angles {
 impl Angles {
     /// The angles of `positions` under `inverse_frequencies` `[D/2]`.
     pub fn new(positions: &[u32], inverse_frequencies: &[f64]) -> Self {
-        let mut cos = Vec::with_capacity(positions.len() * inverse_frequencies.len());
+        let half = inverse_frequencies.len();
+        // Many rows share their positions, so each is computed once.
+        let count = positions.iter().max().map_or(0, |last| *last as usize + 1);
+        let mut known = vec![(0f32, 0f32); count * half];
+        for (position, row) in known.chunks_exact_mut(half.max(1)).enumerate() {
+            for (frequency, pair) in inverse_frequencies.iter().zip(row) {
+                // In f64 like the runtime: far positions lose whole digits of the angle in f32.
+                let (sine, cosine) = (position as f64 * frequency).sin_cos();
+                *pair = (cosine as f32, sine as f32);
+            }
+        }
+        let mut cos = Vec::with_capacity(positions.len() * half);
         let mut sin = Vec::with_capacity(cos.capacity());
         for position in positions {
-            for frequency in inverse_frequencies {
-                // In f64 like the runtime: far positions lose whole digits of the angle in f32.
-                let (sine, cosine) = (f64::from(*position) * frequency).sin_cos();
-                cos.push(cosine as f32);
-                sin.push(sine as f32);
+            for (cosine, sine) in &known[*position as usize * half..][..half] {
+                cos.push(*cosine);
+                sin.push(*sine);
             }
         }
         Self {
@@ -109,24 +118,14 @@ impl CustomOp1 for Rope {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         self.check(layout, &[])?;
         let x = values(x, layout, "rope")?;
-        let mut y = vec![0f32; x.len()];
-        forward(
-            x,
-            None,
-            self.heads,
-            &self.angles.cos,
-            &self.angles.sin,
-            self.eps,
-            &mut y,
-        );
+        let mut y = x.to_vec();
+        rotate(&mut y, self.heads, &self.angles, false);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let mut dx = vec![0f32; x.elem_count()];
-        with_values(grad, |dy| {
-            rotate_back(dy, self.heads, &self.angles.cos, &self.angles.sin, &mut dx);
-        })?;
+        let mut dx = with_values(grad, <[f32]>::to_vec)?;
+        rotate(&mut dx, self.heads, &self.angles, true);
         Ok(Some(tensor_like(dx, x.shape(), x)?))
     }
 }
@@ -152,15 +151,8 @@ impl CustomOp3 for Rope {
         self.check(layout, &[q_norm.len(), k_norm.len()])?;
         let x = values(x, layout, "rope")?;
         let mut y = vec![0f32; x.len()];
-        forward(
-            x,
-            Some((q_norm, k_norm)),
-            self.heads,
-            &self.angles.cos,
-            &self.angles.sin,
-            self.eps,
-            &mut y,
-        );
+        norm(x, (q_norm, k_norm), self.heads, self.eps, &mut y);
+        rotate(&mut y, self.heads, &self.angles, false);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -172,17 +164,8 @@ impl CustomOp3 for Rope {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let mut rotated = vec![0f32; x.elem_count()];
-        with_values(grad, |dy| {
-            rotate_back(
-                dy,
-                self.heads,
-                &self.angles.cos,
-                &self.angles.sin,
-                &mut rotated,
-            )
-        })?;
-        let mut dx = rotated.clone();
+        let mut dx = with_values(grad, <[f32]>::to_vec)?;
+        rotate(&mut dx, self.heads, &self.angles, true);
         let mut dq = vec![0f32; self.heads.dim];
         let mut dk = vec![0f32; self.heads.dim];
         with_values(x, |x| {
@@ -191,7 +174,6 @@ impl CustomOp3 for Rope {
                     norm_back(
                         x,
                         (q_norm, k_norm),
-                        &rotated,
                         self.heads,
                         self.eps,
                         &mut dx,
@@ -210,29 +192,31 @@ impl CustomOp3 for Rope {
 }
 
 multiversion! {
-    fn forward(
-        x: &[f32],
-        norms: Option<(&[f32], &[f32])>,
-        heads: Heads,
-        cos: &[f32],
-        sin: &[f32],
-        eps: f32,
-        y: &mut [f32],
-    ) {
-        let (width, dim, half) = (heads.width(), heads.dim, heads.dim / 2);
-        let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-        for ((x, y), (cos, sin)) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)).zip(angles) {
-            let split = (heads.query + heads.kv) * dim;
+    /// QK-norm: `y` from `x`, both `[N, (H+2G)·D]`; values pass through.
+    pub(crate) fn norm(x: &[f32], norms: (&[f32], &[f32]), heads: Heads, eps: f32, y: &mut [f32]) {
+        let (width, dim) = (heads.width(), heads.dim);
+        let split = (heads.query + heads.kv) * dim;
+        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
             y[split..].copy_from_slice(&x[split..]);
             let rows = x[..split].chunks_exact(dim).zip(y[..split].chunks_exact_mut(dim));
             for (head, (x, y)) in rows.enumerate() {
-                match norms {
-                    Some((q_norm, k_norm)) => row_forward(x, if head < heads.query { q_norm } else { k_norm }, eps, y),
-                    None => y.copy_from_slice(x),
-                }
-                let (low, high) = y.split_at_mut(half);
+                row_forward(x, if head < heads.query { norms.0 } else { norms.1 }, eps, y);
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Rotates query and key heads in place; backwards by the opposite angle, which is the transpose.
+    pub(crate) fn rotate(rows: &mut [f32], heads: Heads, angles: &Angles, is_backward: bool) {
+        let (width, dim, half) = (heads.width(), heads.dim, heads.dim / 2);
+        let angles = angles.cos.chunks_exact(half).zip(angles.sin.chunks_exact(half));
+        let sign = if is_backward { -1f32 } else { 1.0 };
+        for (row, (cos, sin)) in rows.chunks_exact_mut(width).zip(angles) {
+            for head in row[..(heads.query + heads.kv) * dim].chunks_exact_mut(dim) {
+                let (low, high) = head.split_at_mut(half);
                 for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-                    let (a, b) = (*low, *high);
+                    let (a, b, sin) = (*low, *high, sign * sin);
                     *low = a * cos - b * sin;
                     *high = b * cos + a * sin;
                 }
@@ -242,47 +226,26 @@ multiversion! {
 }
 
 multiversion! {
-    /// The transpose of the rotation is the rotation by the opposite angle.
-    fn rotate_back(dy: &[f32], heads: Heads, cos: &[f32], sin: &[f32], dx: &mut [f32]) {
-        let (width, dim, half) = (heads.width(), heads.dim, heads.dim / 2);
-        let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-        for ((dy, dx), (cos, sin)) in dy.chunks_exact(width).zip(dx.chunks_exact_mut(width)).zip(angles) {
-            let split = (heads.query + heads.kv) * dim;
-            dx[split..].copy_from_slice(&dy[split..]);
-            for (dy, dx) in dy[..split].chunks_exact(dim).zip(dx[..split].chunks_exact_mut(dim)) {
-                let (low, high) = dy.split_at(half);
-                let (dlow, dhigh) = dx.split_at_mut(half);
-                for (((((dlow, dhigh), low), high), cos), sin) in
-                    dlow.iter_mut().zip(dhigh).zip(low).zip(high).zip(cos).zip(sin)
-                {
-                    *dlow = low * cos + high * sin;
-                    *dhigh = high * cos - low * sin;
-                }
-            }
-        }
-    }
-}
-
-multiversion! {
-    /// The gradient through QK-norm; `dx` of value heads is left as it is.
-    fn norm_back(
+    /// The gradient through QK-norm, in place: `gradient` comes in as that of the normalized heads; values are left as they are.
+    pub(crate) fn norm_back(
         x: &[f32],
         norms: (&[f32], &[f32]),
-        dy: &[f32],
         heads: Heads,
         eps: f32,
-        dx: &mut [f32],
+        gradient: &mut [f32],
         dnorms: (&mut [f32], &mut [f32]),
     ) {
         let (width, dim) = (heads.width(), heads.dim);
         let split = (heads.query + heads.kv) * dim;
-        for ((x, dy), dx) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width)) {
-            let rows = x[..split].chunks_exact(dim).zip(dy[..split].chunks_exact(dim));
-            for (head, ((x, dy), dx)) in rows.zip(dx[..split].chunks_exact_mut(dim)).enumerate() {
+        let mut dy = vec![0f32; dim];
+        for (x, gradient) in x.chunks_exact(width).zip(gradient.chunks_exact_mut(width)) {
+            let rows = x[..split].chunks_exact(dim).zip(gradient[..split].chunks_exact_mut(dim));
+            for (head, (x, gradient)) in rows.enumerate() {
+                dy.copy_from_slice(gradient);
                 if head < heads.query {
-                    row_backward(x, norms.0, dy, eps, dx, dnorms.0);
+                    row_backward::<false>(x, norms.0, &dy, eps, gradient, dnorms.0);
                 } else {
-                    row_backward(x, norms.1, dy, eps, dx, dnorms.1);
+                    row_backward::<false>(x, norms.1, &dy, eps, gradient, dnorms.1);
                 }
             }
         }

@@ -5,7 +5,7 @@
 //! in a fixed number of lanes and no contraction is allowed, so every version gives the same bits.
 
 /// Independent partial sums in a reduction: one AVX-512 register of `f32`.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Defines a function whose body is compiled for the baseline, AVX2 and AVX-512, and dispatched at run time.
 macro_rules! multiversion {
@@ -34,10 +34,10 @@ macro_rules! multiversion {
         }
     };
 }
-pub(super) use multiversion;
+pub(crate) use multiversion;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) fn has_avx512() -> bool {
+pub(crate) fn has_avx512() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
@@ -45,13 +45,13 @@ pub(super) fn has_avx512() -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) fn has_avx2() -> bool {
+pub(crate) fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
 /// `Σ f(i)` over `0..len` in [`LANES`] partial sums.
 #[inline(always)]
-pub(super) fn sum_lanes(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub(crate) fn sum_lanes(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
     let whole = len / LANES * LANES;
     let mut base = 0;
@@ -73,14 +73,14 @@ pub(super) fn sum_lanes(len: usize, f: impl Fn(usize) -> f32) -> f32 {
 
 /// The inner product of two slices of equal length.
 #[inline(always)]
-pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
     let y = &y[..x.len()];
     sum_lanes(x.len(), |i| x[i] * y[i])
 }
 
 /// The largest value of a slice, `-inf` for an empty one.
 #[inline(always)]
-pub(super) fn max(x: &[f32]) -> f32 {
+pub(crate) fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = x.chunks_exact(LANES);
     let rest = chunks.remainder();
@@ -97,7 +97,7 @@ pub(super) fn max(x: &[f32]) -> f32 {
 ///
 /// Source: the Cephes `expf` polynomial; `2^n` is assembled from bits after rounding by a magic constant.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // 1.5 · 2^23: adding it leaves the rounded integer in the low mantissa bits.
     const MAGIC: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::simd::{exp, multiversion};
+use super::simd::{LANES, exp, multiversion};
 use super::{dims2, tensor_like, values, with_values};
 
 /// `silu(gate) · up`. Shapes: `gate_up` `[N, 2F]`, a row holding gate then up; result `[N, F]`.
@@ -29,10 +29,9 @@ impl CustomOp1 for SwiGlu {
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let width = x.dims2()?.1;
-        let mut dx = vec![0f32; x.elem_count()];
-        with_values(x, |x| {
-            with_values(grad, |dy| backward(x, dy, width / 2, &mut dx))
-        })??;
+        let mut dx = with_values(x, <[f32]>::to_vec)?;
+        let mut y = vec![0f32; grad.elem_count()];
+        with_values(grad, |dy| backward(&mut dx, dy, width / 2, &mut y))?;
         Ok(Some(tensor_like(dx, x.shape(), x)?))
     }
 }
@@ -42,8 +41,17 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// The gradients of gate and up, and the value itself.
+#[inline(always)]
+fn lane_back(gate: f32, up: f32, dy: f32) -> (f32, f32, f32) {
+    let s = sigmoid(gate);
+    let silu = gate * s;
+    (dy * up * s * (1.0 + gate * (1.0 - s)), dy * silu, silu * up)
+}
+
 multiversion! {
-    fn forward(x: &[f32], width: usize, y: &mut [f32]) {
+    /// `y` `[N, F]` from `x` `[N, 2F]`.
+    pub(crate) fn forward(x: &[f32], width: usize, y: &mut [f32]) {
         for (x, y) in x.chunks_exact(2 * width).zip(y.chunks_exact_mut(width)) {
             let (gate, up) = x.split_at(width);
             for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
@@ -54,14 +62,32 @@ multiversion! {
 }
 
 multiversion! {
-    fn backward(x: &[f32], dy: &[f32], width: usize, dx: &mut [f32]) {
-        for ((x, dy), dx) in x.chunks_exact(2 * width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(2 * width)) {
-            let (gate, up) = x.split_at(width);
-            let (dgate, dup) = dx.split_at_mut(width);
-            for ((((gate, up), dy), dgate), dup) in gate.iter().zip(up).zip(dy).zip(dgate).zip(dup) {
-                let s = sigmoid(*gate);
-                *dup = dy * gate * s;
-                *dgate = dy * up * s * (1.0 + gate * (1.0 - s));
+    /// Turns `x` into its gradient, in place, and makes `y` again on the way: the weights' gradient needs it, and the sigmoid is
+    /// at hand.
+    pub(crate) fn backward(x: &mut [f32], dy: &[f32], width: usize, y: &mut [f32]) {
+        for ((x, dy), y) in x.chunks_exact_mut(2 * width).zip(dy.chunks_exact(width)).zip(y.chunks_exact_mut(width)) {
+            let (gate, up) = x.split_at_mut(width);
+            let whole = width / LANES * LANES;
+            let (gates, gate_rest) = gate.split_at_mut(whole);
+            let (ups, up_rest) = up.split_at_mut(whole);
+            let (dys, dy_rest) = dy.split_at(whole);
+            let (ys, y_rest) = y.split_at_mut(whole);
+            let chunks = gates.chunks_exact_mut(LANES).zip(ups.chunks_exact_mut(LANES));
+            for (((gate, up), dy), y) in chunks.zip(dys.chunks_exact(LANES)).zip(ys.chunks_exact_mut(LANES)) {
+                // Loaded as a whole before anything is written: the compiler cannot know that four slices do not overlap.
+                let (mut g, mut u, mut d) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
+                g.copy_from_slice(gate);
+                u.copy_from_slice(up);
+                d.copy_from_slice(dy);
+                for lane in 0..LANES {
+                    (g[lane], u[lane], d[lane]) = lane_back(g[lane], u[lane], d[lane]);
+                }
+                gate.copy_from_slice(&g);
+                up.copy_from_slice(&u);
+                y.copy_from_slice(&d);
+            }
+            for (((gate, up), dy), y) in gate_rest.iter_mut().zip(up_rest).zip(dy_rest).zip(y_rest) {
+                (*gate, *up, *y) = lane_back(*gate, *up, *dy);
             }
         }
     }
