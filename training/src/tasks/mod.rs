@@ -5,7 +5,7 @@
 //! | [`chain`] | a value modulo 11 | skippable, parents | 9 % |
 //! | [`expressions`] | a number | skippable, parents | ~0 |
 //! | [`multiplication`] | a product | skippable, parents | 0 |
-//! | [`prosqa`] | one of two classes | all needed, parents | 50 % |
+//! | [`prosqa`] | one of two classes | all needed, parents | 50 %, by a shortcut 92 % |
 //! | [`knights`] | a role for each person | none | 1/2ⁿ |
 //! | [`babi`] | a word | skippable | 25 % |
 //! | [`gsm8k`] | a number | none | ~0 |
@@ -140,12 +140,13 @@ impl Task {
             Task::Chain(task) => drawn(none(), &mut |rng| task.draw(rng))?,
             Task::Expressions(task) => drawn(none(), &mut |rng| task.draw(rng))?,
             Task::Multiplication(task) => drawn(none(), &mut |rng| task.draw(rng))?,
-            Task::Prosqa(Prosqa { test: None }) => drawn(none(), &mut |rng| prosqa::draw(rng))?,
-            Task::Prosqa(Prosqa { test: Some(file) }) => match split {
-                Split::Test => split::some_of(prosqa::read(file)?, n, seed),
-                _ => drawn(questions(&prosqa::read(file)?), &mut |rng| {
-                    prosqa::draw(rng)
-                })?,
+            Task::Prosqa(task) => match (&task.test, split) {
+                (None, _) => drawn(none(), &mut |rng| task.draw(rng))?,
+                (Some(file), Split::Test) => split::some_of(prosqa::read(file)?, n, seed),
+                (Some(file), _) => {
+                    let taken = questions(&prosqa::read(file)?);
+                    drawn(taken, &mut |rng| task.draw(rng))?
+                }
             },
             Task::Knights(task) => match &task.file {
                 None => drawn(none(), &mut |rng| task.draw(rng))?,

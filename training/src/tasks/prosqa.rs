@@ -6,7 +6,9 @@
 //! answer    Tom is a lempus.
 //! ```
 //!
-//! Every step of the path is needed. By guessing, half of the answers are right: a result near 50 % says nothing.
+//! Every step of the path is needed. By guessing, half of the answers are right: a result near 50 % says nothing. Nor does one near 90 %: of the
+//! published pairs the class that is farther from the nearest person, whoever that is, is the right one in 262 of 300 and as far in 31, so that a
+//! student that never looks at the asked person can have 92 %. [`Prosqa::balanced`] takes this shortcut away.
 //!
 //! Source of the task: Hao et al., "Training Large Language Models to Reason in a Continuous Latent Space", arXiv 2412.06769. The generator is
 //! ours; its shares are counts over the 300 published validation questions, which [`Prosqa::test`] takes as the test split.
@@ -53,6 +55,10 @@ const CLASS_COUNTS: [(usize, u32); 11] = [
 const PEOPLE_COUNTS: [(usize, u32); 5] = [(2, 180), (3, 93), (4, 21), (5, 5), (6, 1)];
 /// Published questions by length of the path.
 const STEP_COUNTS: [(usize, u32); 4] = [(3, 124), (4, 133), (5, 36), (6, 7)];
+/// Share of the published questions whose right class also follows from somebody else.
+const SHARED_TARGETS: f64 = 26.0 / 300.0;
+/// Published questions by distance of the wrong class from the nearest person.
+const OTHER_COUNTS: [(usize, u32); 4] = [(1, 64), (2, 160), (3, 71), (4, 5)];
 /// Published classes by number of statements that they are the object of.
 const PARENT_COUNTS: [(usize, u32); 6] =
     [(1, 2989), (2, 1899), (3, 848), (4, 256), (5, 80), (6, 20)];
@@ -67,6 +73,19 @@ pub struct Prosqa {
     /// The test split: a file of the published format. Without it the test split is generated, too.
     #[arg(long)]
     pub test: Option<PathBuf>,
+    /// Both classes are equally far from the people: only the path tells which is right. Unlike the published questions.
+    #[arg(long)]
+    pub balanced: bool,
+}
+
+/// What a question shall be like.
+struct Wish {
+    /// Length of the shortest path.
+    steps: usize,
+    /// Whether the right class follows from another person, too.
+    is_shared: bool,
+    /// How far the wrong class is from the nearest person; as far as the right one if `None`.
+    other_depth: Option<usize>,
 }
 
 /// A statement `child` of `parent`: every node is a number, people first.
@@ -80,13 +99,19 @@ struct Graph {
     sides: Vec<(bool, bool)>,
 }
 
-pub(super) fn draw(rng: &mut impl Rng) -> Row {
-    // The length is drawn once, so that graphs in which long paths are rare do not make them rarer still.
-    let steps = weighted(&STEP_COUNTS, rng);
-    loop {
-        let graph = Graph::draw(rng);
-        if let Some(row) = graph.ask(steps, rng) {
-            return row;
+impl Prosqa {
+    pub(super) fn draw(&self, rng: &mut impl Rng) -> Row {
+        // What is asked for is drawn once, so that kinds of graph in which it is rare do not make it rarer still.
+        let wish = Wish {
+            steps: weighted(&STEP_COUNTS, rng),
+            is_shared: rng.random_bool(SHARED_TARGETS),
+            other_depth: (!self.balanced).then(|| weighted(&OTHER_COUNTS, rng)),
+        };
+        loop {
+            let graph = Graph::draw(rng);
+            if let Some(row) = graph.ask(&wish, rng) {
+                return row;
+            }
         }
     }
 }
@@ -138,8 +163,8 @@ impl Graph {
         graph
     }
 
-    /// A question about the first person with a shortest path of `steps`, if there is one.
-    fn ask(&self, steps: usize, rng: &mut impl Rng) -> Option<Row> {
+    /// A question about the first person, if the graph has one as wished.
+    fn ask(&self, wish: &Wish, rng: &mut impl Rng) -> Option<Row> {
         let nodes = self.parents.len();
         let used: HashSet<usize> = self.parents.iter().flatten().copied().collect();
         if !(0..self.people).all(|person| used.contains(&person)) {
@@ -151,9 +176,16 @@ impl Graph {
             leaves.partition(|leaf| from_first[*leaf].is_some());
         let reached: Vec<usize> = reached
             .into_iter()
-            .filter(|leaf| from_first[*leaf] == Some(steps))
+            .filter(|leaf| from_first[*leaf] == Some(wish.steps))
+            .filter(|leaf| self.sides[*leaf].1 == wish.is_shared)
             .collect();
-        let (target, other) = (*reached.choose(rng)?, *others.choose(rng)?);
+        let target = *reached.choose(rng)?;
+        let other_depth = wish.other_depth.unwrap_or(self.depth[target]);
+        let others: Vec<usize> = others
+            .into_iter()
+            .filter(|leaf| self.depth[*leaf] == other_depth)
+            .collect();
+        let other = *others.choose(rng)?;
 
         let mut path = vec![target];
         while let Some(&node) = path.last().filter(|node| **node != 0) {

@@ -131,7 +131,29 @@ impl Graph {
 
     /// Statements from the asked person to everything that follows.
     pub(crate) fn distances(&self) -> HashMap<&str, usize> {
-        let mut distances = HashMap::from([(self.person.as_str(), 0)]);
+        self.distances_from(HashMap::from([(self.person.as_str(), 0)]))
+    }
+
+    /// Statements from the nearest person, whoever that is, to the right class, and to the wrong one.
+    pub(crate) fn depths(&self) -> (usize, usize) {
+        let objects: HashSet<&str> = self.edges.iter().map(|(_, to)| to.as_str()).collect();
+        let subjects = self.edges.iter().map(|(from, _)| from.as_str());
+        let people = subjects.filter(|subject| !objects.contains(subject));
+        let depths = self.distances_from(people.map(|person| (person, 0)).collect());
+        let [first, second] = self
+            .choices
+            .each_ref()
+            .map(|choice| depths[choice.as_str()]);
+        match self.distances().contains_key(self.choices[0].as_str()) {
+            true => (first, second),
+            false => (second, first),
+        }
+    }
+
+    fn distances_from<'a>(
+        &'a self,
+        mut distances: HashMap<&'a str, usize>,
+    ) -> HashMap<&'a str, usize> {
         loop {
             let before = distances.len();
             let known = distances.clone();

@@ -71,7 +71,10 @@ fn published_graphs_are_sound_and_generated_ones_look_like_them() {
     let Some(file) = data("prosqa_valid.jsonl.gz") else {
         return;
     };
-    let task = Task::Prosqa(Prosqa { test: Some(file) });
+    let task = Task::Prosqa(Prosqa {
+        test: Some(file),
+        balanced: false,
+    });
     let published = task.generate(Split::Test, usize::MAX, 1).unwrap();
     assert_eq!(published.len(), 300);
     let made = rows(&task, 1000, 1);
@@ -98,11 +101,16 @@ fn published_graphs_are_sound_and_generated_ones_look_like_them() {
         let ends: HashSet<&String> = edges.iter().map(|(_, to)| to).collect();
         ends.difference(&inner).count()
     };
-    let cases: [(&str, Measure<'_>, f64); 5] = [
+    let shortcut = |row: &Row| {
+        let (right, wrong) = check_graph(row).depths();
+        usize::from(right > wrong)
+    };
+    let cases: [(&str, Measure<'_>, f64); 6] = [
         ("statements", &edges, 1.5),
         ("nodes", &nodes, 0.75),
         ("steps", &steps, 0.1),
         ("leaves", &leaves, 0.75),
+        ("right class is farther from the people", &shortcut, 0.06),
         ("classes that follow from the person", &reached, 1.5),
     ];
     let mut differences = Vec::new();

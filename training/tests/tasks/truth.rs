@@ -190,6 +190,15 @@ fn prosqa() {
     }
     // A fair coin over 1000 questions leaves this range once in 10,000 tests.
     assert!((438..=562).contains(&first), "{first}");
+
+    let balanced = Prosqa {
+        balanced: true,
+        ..Prosqa::default()
+    };
+    for row in crate::rows(&Task::Prosqa(balanced), 200, 1) {
+        let (right, wrong) = check_graph(&row).depths();
+        assert_eq!(right, wrong, "{}", row.question);
+    }
 }
 
 #[test]
