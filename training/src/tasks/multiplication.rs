@@ -19,7 +19,7 @@ use super::check_range;
 use crate::data::Row;
 use crate::error::Result;
 
-/// Digits of a factor at most: a product of two then fits `u128`.
+/// Digits of a factor at most: all numbers of 18 digits fit `u64`.
 const MOST_DIGITS: usize = 18;
 
 /// The multiplication of two numbers.
@@ -73,15 +73,16 @@ impl Multiplication {
 }
 
 /// A number of so many digits, the highest not 0.
-fn factor(digits: usize, rng: &mut impl Rng) -> u128 {
-    let low = 10_u128.pow(digits as u32 - 1);
+fn factor(digits: usize, rng: &mut impl Rng) -> u64 {
+    let low = 10_u64.pow(digits as u32 - 1);
     rng.random_range(low..low * 10)
 }
 
-/// The row of `a * b`, each of 1 to [`MOST_DIGITS`] digits.
-pub fn solved(a: u128, b: u128) -> Row {
+/// The row of `a * b`.
+pub fn solved(a: u64, b: u64) -> Row {
     let (digits_a, digits_b) = (a.to_string(), b.to_string());
     let (k, m) = (digits_a.len(), digits_b.len());
+    let (a, b) = (u128::from(a), u128::from(b));
     let mut row = Row {
         kind: format!("{k}x{m}"),
         question: format!("{} * {}", reversed(a, k), reversed(b, m)),

@@ -55,7 +55,8 @@ fn multiplication_is_written_as_published() {
         for line in text.lines() {
             let published: Published = serde_json::from_str(line).unwrap();
             let (a, b) = published.question.split_once('*').unwrap();
-            let row = solved(reversed(a), reversed(b));
+            let factor = |text| u64::try_from(reversed(text)).unwrap();
+            let row = solved(factor(a), factor(b));
             assert_eq!(row.question, published.question);
             assert_eq!(row.chunks.join(" "), published.rationale);
             assert_eq!(row.answer, published.answer);

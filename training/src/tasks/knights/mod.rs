@@ -6,7 +6,7 @@
 //! answer    Ada is a knight, Ben is a knave, Cleo is a knight
 //! ```
 //!
-//! The chain is the search of [`solve`]: people in order, knight first, back when neither fits. No truth is claimed about which of its chunks are
+//! The chain is a search: people in order, knight first, back when neither fits. No truth is claimed about which of its chunks are
 //! skippable: the dead ends are not in the answer, but how a student could know that without them is the question.
 //!
 //! The kinds of statement are those of Xie et al., "On Memorization of Large Language Models in Logical Reasoning", arXiv 2410.23123, whose
