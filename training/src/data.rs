@@ -16,6 +16,7 @@ use std::path::Path;
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use skimstone::{RouteKind, Tokenizer};
 
@@ -44,6 +45,12 @@ pub struct Row {
     /// What each chunk is for, where the teacher says so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<Role>,
+    /// Whether each chunk may go without changing the answer, where the task knows it: empty, or as long as `chunks`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skippable: Vec<bool>,
+    /// For each chunk the earlier chunks whose results it uses, where the task knows it: empty, or as long as `chunks`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<Vec<usize>>,
     /// The final text.
     pub answer: String,
 }
@@ -53,6 +60,20 @@ pub struct Row {
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened; the iterator yields [`Error::Row`] with line and field.
 pub fn read_rows(path: &Path) -> Result<impl Iterator<Item = Result<Row>>> {
+    read_lines(path, parse)
+}
+
+/// What is wrong with a line: the field at fault and a message.
+pub(crate) type LineError = (String, String);
+
+/// Reads the lines of a `.jsonl` or `.jsonl.gz` file one by one, empty ones left out.
+///
+/// # Errors
+/// As [`read_rows`].
+pub(crate) fn read_lines<T>(
+    path: &Path,
+    parse: impl Fn(&str) -> Result<T, LineError>,
+) -> Result<impl Iterator<Item = Result<T>>> {
     let file = File::open(path).map_err(Error::io(path))?;
     let reader: Box<dyn Read> = match path.extension().is_some_and(|e| e == "gz") {
         true => Box::new(MultiGzDecoder::new(file)),
@@ -92,9 +113,9 @@ pub fn write_rows(path: &Path, rows: &[Row]) -> Result<()> {
     out.flush().map_err(Error::io(path))
 }
 
-/// A row from one line, or the field at fault and what is wrong with it.
-fn parse(line: &str) -> Result<Row, (String, String)> {
-    let row: Row = serde_json::from_str(line).map_err(|error| {
+/// The record of one line, of this or a foreign format.
+pub(crate) fn record<T: DeserializeOwned>(line: &str) -> Result<T, LineError> {
+    serde_json::from_str(line).map_err(|error| {
         let text = error.to_string();
         let field = text
             .split('`')
@@ -102,10 +123,31 @@ fn parse(line: &str) -> Result<Row, (String, String)> {
             .filter(|_| text.starts_with("missing field"))
             .unwrap_or("(line)");
         (field.to_owned(), text)
-    })?;
+    })
+}
+
+/// A row from one line.
+fn parse(line: &str) -> Result<Row, LineError> {
+    let row: Row = record(line)?;
     for (field, text) in [("question", &row.question), ("answer", &row.answer)] {
         if text.is_empty() {
             return Err((field.to_owned(), "is empty".to_owned()));
+        }
+    }
+    let chunks = row.chunks.len();
+    for (field, len) in [
+        ("skippable", row.skippable.len()),
+        ("parents", row.parents.len()),
+    ] {
+        if len != 0 && len != chunks {
+            let message = format!("has {len} entries, the row has {chunks} chunks");
+            return Err((field.to_owned(), message));
+        }
+    }
+    for (index, parents) in row.parents.iter().enumerate() {
+        if let Some(parent) = parents.iter().find(|parent| **parent >= index) {
+            let message = format!("names chunk {parent}, which is not an earlier one");
+            return Err((format!("parents[{index}]"), message));
         }
     }
     match row.chunks.iter().position(String::is_empty) {
@@ -354,6 +396,33 @@ impl Dataset {
 mod tests {
     use super::*;
     use crate::tokenize::train_tokenizer;
+
+    #[test]
+    fn truth_about_chunks_is_optional_and_checked() {
+        let plain = Row {
+            question: "q".into(),
+            chunks: vec!["a".into(), "b".into()],
+            answer: "x".into(),
+            ..Row::default()
+        };
+        let line = serde_json::to_string(&plain).unwrap();
+        assert!(!line.contains("skippable") && !line.contains("parents"));
+        let full = Row {
+            skippable: vec![true, false],
+            parents: vec![vec![], vec![0]],
+            ..plain
+        };
+        let line = serde_json::to_string(&full).unwrap();
+        assert_eq!(parse(&line), Ok(full));
+        for (from, to, field) in [
+            ("[true,false]", "[true]", "skippable"),
+            ("[[],[0]]", "[[0]]", "parents"),
+            ("[[],[0]]", "[[],[1]]", "parents[1]"),
+        ] {
+            let (at, _) = parse(&line.replace(from, to)).unwrap_err();
+            assert_eq!(at, field);
+        }
+    }
 
     #[test]
     fn sequences_follow_the_contract() {

@@ -32,6 +32,9 @@ pub enum Error {
     /// A recipe cannot be followed.
     #[error("recipe: {0}")]
     Recipe(String),
+    /// A task cannot be made as its parameters ask.
+    #[error("task {0}")]
+    Task(String),
     /// The tokenizer cannot be trained, read or used as the recipe asks.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

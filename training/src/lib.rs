@@ -26,6 +26,7 @@ pub mod score;
 pub mod skip;
 pub mod sleep;
 pub mod student;
+pub mod tasks;
 pub mod tokenize;
 pub mod trainer;
 

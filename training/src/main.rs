@@ -11,7 +11,7 @@ use skimstone_training::eval::{EvalOptions, evaluate};
 use skimstone_training::pipeline::{Pipeline, parse_format, train, write_card};
 use skimstone_training::recipe::Recipe;
 use skimstone_training::skip::{Criterion, Rule, shorten_file};
-use skimstone_training::sleep::command::DataSleep;
+use skimstone_training::tasks::command::{ContaminationCommand, DataCommand};
 use skimstone_training::{Error, Result, checkpoint, export, tokenize};
 
 /// In a graph, which scoring uses, activations of megabytes come and go at every operation. The system's allocator returns them to the
@@ -46,7 +46,9 @@ enum Stage {
     },
     /// Write rows of a task.
     #[command(subcommand)]
-    Data(Task),
+    Data(DataCommand),
+    /// Look for questions of an evaluation in training rows.
+    Contamination(ContaminationCommand),
     /// Shorten rationales by deletion: what the student does not need goes.
     Skip {
         /// A checkpoint of the student.
@@ -127,12 +129,6 @@ enum Stage {
     },
 }
 
-#[derive(Debug, Subcommand)]
-enum Task {
-    /// The sleep task: nights, questions and a teacher's chains of thought.
-    Sleep(DataSleep),
-}
-
 fn main() -> ExitCode {
     run_candle_on_the_calling_thread();
     match run(Arguments::parse().stage) {
@@ -188,9 +184,13 @@ fn run(stage: Stage) -> Result<()> {
             let card = card.map(|path| read_json(&path)).transpose()?;
             export::export(&checkpoint, &recipe, format, card, &out)
         }
-        Stage::Data(Task::Sleep(data)) => {
-            let n = data.run()?;
-            eprintln!("{n} rows in {}", data.out.display());
+        Stage::Data(data) => {
+            let (n, out) = data.run()?;
+            eprintln!("{n} rows in {}", out.display());
+            Ok(())
+        }
+        Stage::Contamination(command) => {
+            println!("{}", command.run()?);
             Ok(())
         }
         Stage::Skip {

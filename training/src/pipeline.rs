@@ -25,6 +25,7 @@ use crate::manifest::Manifest;
 use crate::recipe::Recipe;
 use crate::skip::{Criterion, Rule, drop_at_random, shorten_file};
 use crate::sleep::rows;
+use crate::tasks::{Split, Task};
 use crate::trainer::Trainer;
 use crate::{checkpoint, export, progress, tokenize};
 
@@ -37,6 +38,19 @@ pub enum Stage {
         /// Number of rows.
         n: usize,
         /// Seed of nights, questions and words.
+        seed: u64,
+        /// Output.
+        out: PathBuf,
+    },
+    /// Rows of a task.
+    Data {
+        /// The task with its parameters.
+        task: Task,
+        /// The split that the questions are from.
+        split: Split,
+        /// Number of rows.
+        n: usize,
+        /// Seed of what is drawn.
         seed: u64,
         /// Output.
         out: PathBuf,
@@ -109,6 +123,7 @@ impl Stage {
     fn out(&self) -> &Path {
         match self {
             Stage::DataSleep { out, .. }
+            | Stage::Data { out, .. }
             | Stage::Tokenizer { out, .. }
             | Stage::Train { out, .. }
             | Stage::DropAtRandom { out, .. }
@@ -141,6 +156,7 @@ impl Pipeline {
         let pipeline: Pipeline = toml::from_str(&text).map_err(|error| fail(error.to_string()))?;
         for stage in &pipeline.stage {
             match stage {
+                Stage::Data { task, .. } => task.check()?,
                 Stage::Train { recipe, .. } => recipe.check()?,
                 Stage::Export { format, .. } => parse_format(format).map(drop)?,
                 _ => {}
@@ -195,6 +211,17 @@ fn run_stage(stage: &Stage, folder: &Path, chain: &str, stop: &Arc<AtomicBool>) 
     let at = |path: &Path| folder.join(path);
     match stage {
         Stage::DataSleep { n, seed, out } => write_rows(&at(out), &rows::generated(*n, *seed)),
+        Stage::Data {
+            task,
+            split,
+            n,
+            seed,
+            out,
+        } => {
+            let mut task = task.clone();
+            task.resolve(folder);
+            write_rows(&at(out), &task.generate(*split, *n, *seed)?)
+        }
         Stage::Tokenizer {
             rows,
             vocab_size,

@@ -224,13 +224,27 @@ fn cumulative(
     Ok(keep)
 }
 
+/// The row with the chunks that `keep` marks, and what is known of them.
 fn without(row: &Row, keep: &[bool]) -> Row {
-    let mut row = row.clone();
-    let mut flags = keep.iter();
-    row.chunks.retain(|_| *flags.next().unwrap_or(&true));
-    let mut flags = keep.iter();
-    row.roles.retain(|_| *flags.next().unwrap_or(&true));
-    row
+    let stays = |index: &usize| *keep.get(*index).unwrap_or(&true);
+    let kept: Vec<usize> = (0..row.chunks.len()).filter(stays).collect();
+    let place = |old: &usize| kept.binary_search(old).ok();
+    let parents = |parents: &Vec<usize>| parents.iter().filter_map(place).collect();
+    Row {
+        chunks: picked(&row.chunks, &kept),
+        roles: picked(&row.roles, &kept),
+        skippable: picked(&row.skippable, &kept),
+        parents: picked(&row.parents, &kept).iter().map(parents).collect(),
+        ..row.clone()
+    }
+}
+
+/// The entries at `indices`; what is not known stays not known.
+fn picked<T: Clone>(entries: &[T], indices: &[usize]) -> Vec<T> {
+    indices
+        .iter()
+        .filter_map(|index| entries.get(*index).cloned())
+        .collect()
 }
 
 fn encode(encoder: &Encoder, row: &Row, keep: &[bool], group: usize) -> Result<TokenizedRow> {
@@ -329,11 +343,17 @@ mod tests {
     }
 
     #[test]
-    fn without_removes_chunks_and_roles_together() {
+    fn without_removes_chunks_and_what_is_known_of_them() {
         let row = Row {
             chunks: vec!["a".into(), "b".into(), "c".into()],
+            skippable: vec![false, true, false],
+            parents: vec![vec![], vec![0], vec![0, 1]],
             ..Row::default()
         };
-        assert_eq!(without(&row, &[true, false, true]).chunks, ["a", "c"]);
+        let short = without(&row, &[true, false, true]);
+        assert_eq!(short.chunks, ["a", "c"]);
+        assert_eq!(short.skippable, [false, false]);
+        assert_eq!(short.parents, [vec![], vec![0]]);
+        assert!(short.roles.is_empty());
     }
 }

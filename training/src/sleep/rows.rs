@@ -10,7 +10,7 @@ use super::{Kind, generate};
 use crate::data::Row;
 
 /// Questions asked of one generated night: they share its record as a prefix, so a night is read once in training.
-const QUESTIONS_PER_NIGHT: usize = 4;
+pub(crate) const QUESTIONS_PER_NIGHT: usize = 4;
 
 /// The rows of one night: up to `limit` questions that its record can answer, kinds drawn by weight without repetition.
 pub fn of_night(night: &Night, group: &str, limit: usize, rng: &mut impl Rng) -> Vec<Row> {
@@ -42,6 +42,7 @@ pub fn of_night(night: &Night, group: &str, limit: usize, rng: &mut impl Rng) ->
             chunks,
             roles,
             answer: lesson.answer,
+            ..Row::default()
         });
     }
     rows
