@@ -6,15 +6,17 @@
 //! cargo bench … -- --test                                             verifies only
 //! ```
 //!
-//! The last lines are CSV rows for `record/`: op, format, shape, tokens, threads, median µs, GB/s, share of the stream-read ceiling,
-//! multiply-adds per ns, share of the int8 ceiling.
+//! The last lines are CSV rows for `record/`: op with format and shape, threads, median µs and the median distance from it, GB/s, share of
+//! the stream-read ceiling, multiply-adds per ns, share of the int8 ceiling.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use skimstone_benches::{ceiling, median};
-use skimstone_kernels::{Activations, Cpu, Format, Matrix, quant, tables};
+use skimstone_benches::{ceiling, mad, median};
+use skimstone_kernels::{
+    Activations, AttentionShape, Cpu, Format, KvBlock, KvFormat, KvSource, Matrix, quant, tables,
+};
 
 /// Weights of one op cycle through at least this many bytes, so that none is in a cache when its turn comes.
 const COLD_BYTES: usize = 192 << 20;
@@ -62,6 +64,9 @@ fn main() {
             }
         }
     }
+    for format in KvFormat::ALL {
+        attention(&mut criterion, &cpu, format, &measured);
+    }
     criterion.final_summary();
     let Some(before) = before else { return };
     let after = ceilings();
@@ -76,19 +81,23 @@ fn main() {
         before.1.unwrap_or_default() / 1e9,
         after.1.unwrap_or_default() / 1e9,
     );
-    println!("op,threads,median_us,gb_s,of_stream,macs_per_ns,of_int8");
+    println!("op,threads,median_us,mad_us,gb_s,of_stream,macs_per_ns,of_int8");
     for Measured {
         name,
         bytes,
         products,
         seconds,
-    } in measured.borrow().iter()
+    } in measured
+        .borrow()
+        .iter()
+        .filter(|one| !one.seconds.is_empty())
     {
         let time = median(seconds);
         let (bytes_s, products_s) = (*bytes as f64 / time, *products as f64 / time);
         println!(
-            "{name},{threads},{:.1},{:.2},{:.3},{:.1},{}",
+            "{name},{threads},{:.1},{:.2},{:.2},{:.3},{:.1},{}",
             time * 1e6,
+            mad(seconds) * 1e6,
             bytes_s / 1e9,
             bytes_s / read,
             products_s / 1e9,
@@ -142,6 +151,107 @@ fn matmul(
         name,
         bytes,
         products: rows * cols * tokens,
+        seconds,
+    });
+}
+
+/// Keys and values of some layers in blocks of 32 positions, as a session holds them.
+struct Cache {
+    format: KvFormat,
+    blocks: Vec<[Vec<u8>; 2]>,
+    positions: Vec<u32>,
+}
+
+impl KvSource for Cache {
+    fn format(&self) -> KvFormat {
+        self.format
+    }
+
+    fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn block(&self, i: usize) -> KvBlock<'_> {
+        let [k, v] = &self.blocks[i];
+        KvBlock {
+            k,
+            v,
+            stride: KV_BLOCK,
+            len: KV_BLOCK,
+            positions: &self.positions[i * KV_BLOCK..][..KV_BLOCK],
+            visible: u64::MAX,
+        }
+    }
+}
+
+const KV_BLOCK: usize = 32;
+
+/// One token of Qwen2.5-0.5B at depth 2048. A figure is of one layer; the layers take turns, as in a step.
+fn attention(
+    criterion: &mut Criterion,
+    cpu: &Cpu,
+    format: KvFormat,
+    measured: &RefCell<Vec<Measured>>,
+) {
+    let (layers, depth) = (24, 2048);
+    let shape = AttentionShape {
+        heads: 14,
+        kv_heads: 2,
+        head_dim: 64,
+        scale: 0.125,
+    };
+    let head_bytes = format.head_bytes(KV_BLOCK, shape.head_dim);
+    let entry: Vec<f32> = (0..shape.kv_heads * shape.head_dim)
+        .map(|i| (i * 37 % 101) as f32 * 0.01 - 0.5)
+        .collect();
+    let mut block = [(); 2].map(|()| vec![0; shape.kv_heads * head_bytes]);
+    for slot in 0..KV_BLOCK {
+        let [k, v] = &mut block;
+        format
+            .write_entry(slot, KV_BLOCK, shape.head_dim, [&entry, &entry], [k, v])
+            .expect("sizes agree");
+    }
+    let layer = || Cache {
+        format,
+        blocks: vec![block.clone(); depth / KV_BLOCK],
+        positions: (0..depth as u32).collect(),
+    };
+    let layers: Vec<Cache> = (0..layers).map(|_| layer()).collect();
+    let q = vec![0.1; shape.heads * shape.head_dim];
+    let mut out = vec![0.0; q.len()];
+    // All entries are alike, so the answer is that entry, whatever the weights: within half a step of 8 bits.
+    let positions = [depth as u32];
+    cpu.attention(&q, &positions, shape, &layers[0], &mut out)
+        .expect("sizes agree");
+    for (i, out) in out.iter().enumerate() {
+        let want = entry[i / 64 / 7 * 64 + i % 64];
+        assert!(
+            (out - want).abs() < 0.003,
+            "{format:?}: {out}, expected {want}"
+        );
+    }
+
+    let name = format!("attention/depth2048/{}", format.name());
+    let bytes = 2 * shape.kv_heads * head_bytes * (depth / KV_BLOCK);
+    let (mut seconds, mut next) = (Vec::new(), 0);
+    criterion.bench_function(&name, |bencher| {
+        bencher.iter_custom(|rounds| {
+            let start = Instant::now();
+            for _ in 0..rounds {
+                let layer = &layers[next % layers.len()];
+                cpu.attention(&q, &positions, shape, layer, &mut out)
+                    .expect("sizes agree");
+                next += 1;
+            }
+            let elapsed = start.elapsed();
+            seconds.push(elapsed.as_secs_f64() / rounds as f64);
+            elapsed
+        });
+    });
+    measured.borrow_mut().push(Measured {
+        name,
+        bytes,
+        products: 2 * q.len() * depth,
         seconds,
     });
 }

@@ -1,7 +1,10 @@
 """skimstone beside llama.cpp on the same weights, in turn (A B B A ...), each in a process of its own.
 
+Before each run of skimstone the machine's ceilings are measured: bytes of weights per second against what threads can read, and
+multiply-adds of the prompt's products against what they can do in registers.
+
     pip install llama-cpp-python --no-binary llama-cpp-python && pip install gguf
-    cargo build --release -p skimstone-targets
+    cargo build --release -p skimstone-targets -p skimstone-benches
     python3 benches/peers/compare.py --out record.csv
 """
 
@@ -13,6 +16,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+import models
 
 # model, format of the matrices, format of embedding and head, prompt, generated tokens, depth, threads
 CASES = [
@@ -56,16 +61,28 @@ def llama_worker(path, prompt, gen, depth, threads):
     print(json.dumps([prefill, gen / (time.perf_counter() - start)]))
 
 
-def llama(gguf, _, case):
+def llama(gguf, case):
     command = [sys.executable, __file__, "--worker", str(gguf), *map(str, case)]
     return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()[-1])
 
 
-def skim(_, bundle, case, binary):
+def skim(bundle, case, binary):
     prompt, gen, depth, threads = map(str, case)
     command = [binary, "bench", bundle, "--prompt", prompt, "--gen", gen, "--depth", depth, "--threads", threads]
     answer = json.loads(subprocess.run([*command, "--reps", "1", "--json"], capture_output=True, check=True).stdout)
-    return [answer[f"{name}_tokens_per_s"] for name in NAMES]
+    return [answer[f"{name}_tokens_per_s"] for name in NAMES], answer["weight_bytes"]
+
+
+def ceilings(binary, threads):
+    answer = json.loads(subprocess.run([binary, str(threads)], capture_output=True, check=True).stdout)
+    return [answer["int8_multiply_adds_per_s"], answer["stream_read_bytes_per_s"]]
+
+
+def products_per_token(model):
+    """Multiply-adds of the layers' matrices; a prompt's head runs once."""
+    m = models.MODELS[model]
+    kv = m["kv_heads"] * m["hidden"] // m["heads"]
+    return m["layers"] * m["hidden"] * (2 * m["hidden"] + 2 * kv + 3 * m["ff"])
 
 
 def main():
@@ -73,13 +90,13 @@ def main():
         return llama_worker(sys.argv[2], *map(int, sys.argv[3:]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--skim", default="target/release/skim", help="the built program")
+    parser.add_argument("--ceilings", default="target/release/ceilings", help="the program that measures the machine")
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("target/peers"), help="where the models go")
     parser.add_argument("--rounds", type=int, default=7, help="pairs per case")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--out", type=pathlib.Path, help="where to write the CSV")
     args = parser.parse_args()
     import llama_cpp
-    import models
 
     args.work.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -95,15 +112,24 @@ def main():
             models.write(gguf, model, matrices, head)
         if not bundle.exists():
             subprocess.run([args.skim, "import", gguf, bundle], check=True, stdout=subprocess.DEVNULL)
-        runs = {"llama": [], "skim": []}
+        runs, shares = {"llama": [], "skim": []}, []
         for i in range(args.rounds):
             for side in ("llama", "skim") if i % 2 == 0 else ("skim", "llama"):
-                runs[side].append(llama(gguf, bundle, case) if side == "llama" else skim(gguf, bundle, case, args.skim))
+                if side == "llama":
+                    runs[side].append(llama(gguf, case))
+                    continue
+                most = ceilings(args.ceilings, threads)
+                speeds, weight_bytes = skim(bundle, case, args.skim)
+                runs[side].append(speeds)
+                costs = [products_per_token(model), weight_bytes]
+                shares.append([speed * cost / limit for speed, cost, limit in zip(speeds, costs, most)])
         for i, what in enumerate(NAMES):
             a, b = ([run[i] for run in runs[side]] for side in ("llama", "skim"))
             ratios = [y / x for x, y in zip(a, b)]
+            share = [one[i] for one in shares]
             row = dict(case=name, what=what, llama_tokens_s=round(statistics.median(a), 1), skim_tokens_s=round(statistics.median(b), 1),
-                       ratio=round(statistics.median(ratios), 2), ratio_low=round(min(ratios), 2), ratio_high=round(max(ratios), 2), pairs=args.rounds)
+                       ratio=round(statistics.median(ratios), 2), ratio_low=round(min(ratios), 2), ratio_high=round(max(ratios), 2), of_ceiling=round(statistics.median(share), 3),
+                       of_ceiling_low=round(min(share), 3), of_ceiling_high=round(max(share), 3), pairs=args.rounds)
             rows.append(row)
             print(",".join(map(str, row.values())), flush=True)
     if args.out:

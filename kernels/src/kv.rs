@@ -2,6 +2,7 @@
 
 use half::f16;
 
+use crate::quant::MIN_MAGNITUDE;
 use crate::{KernelError, Result};
 
 /// The most positions one block may hold: the visibility of its entries is one `u64`.
@@ -18,17 +19,20 @@ pub enum KvFormat {
     F32,
     /// 16-bit floats, little endian; what is too large for them is cut to the largest.
     F16,
+    /// 8-bit integers with an f32 scale per head and position: value = scale · code, codes within ±127.
+    Q8,
 }
 
 impl KvFormat {
     /// Every format.
-    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Q8];
 
     /// The name used on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::Q8 => "q8",
         }
     }
 
@@ -37,12 +41,16 @@ impl KvFormat {
         Self::ALL.into_iter().find(|format| format.name() == name)
     }
 
-    /// Bytes of one value.
-    pub const fn bytes(self) -> usize {
-        match self {
-            KvFormat::F32 => 4,
-            KvFormat::F16 => 2,
-        }
+    /// Bytes of the keys, or of the values, of one head in a block of `stride` positions.
+    ///
+    /// Saturates instead of overflowing, so that an absurd size fails the length check that follows.
+    pub const fn head_bytes(self, stride: usize, head_dim: usize) -> usize {
+        let (value, scale) = match self {
+            Self::F32 => (4, 0),
+            Self::F16 => (2, 0),
+            Self::Q8 => (1, 4),
+        };
+        stride.saturating_mul(head_dim.saturating_mul(value).saturating_add(scale))
     }
 
     /// Writes the keys and values of one position, both `[G, D]`, into slot `slot` of a block of `stride` positions.
@@ -66,7 +74,8 @@ impl KvFormat {
                 actual: slot,
             });
         }
-        let expected = k.len().saturating_mul(stride).saturating_mul(self.bytes());
+        let heads = k.len().checked_div(head_dim).unwrap_or(0);
+        let expected = heads.saturating_mul(self.head_bytes(stride, head_dim));
         for (what, expected, actual) in [
             ("v", k.len(), v.len()),
             ("keys", expected, keys.len()),
@@ -94,6 +103,17 @@ impl KvFormat {
                 // NaN passes through.
                 f16::from_f32(x.clamp(-65504.0, 65504.0)).to_le_bytes()
             }),
+            KvFormat::Q8 => {
+                let bytes = self.head_bytes(stride, head_dim);
+                let heads = keys
+                    .chunks_exact_mut(bytes)
+                    .zip(values.chunks_exact_mut(bytes));
+                let entries = k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim));
+                for ((keys, values), (k, v)) in heads.zip(entries) {
+                    write_rounded(keys, slot, stride, k, |d| d * stride + slot);
+                    write_rounded(values, slot, stride, v, |d| slot * head_dim + d);
+                }
+            }
         }
         Ok(())
     }
@@ -123,6 +143,30 @@ fn scatter<const N: usize>(
     }
 }
 
+/// Rounds the entry of one head to 8 bits: its code `d` goes to `place(d)`, its scale behind all codes.
+fn write_rounded(
+    head: &mut [u8],
+    slot: usize,
+    stride: usize,
+    x: &[f32],
+    place: impl Fn(usize) -> usize,
+) {
+    let max = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    let is_finite = x.iter().all(|x| x.is_finite());
+    let scale = match max {
+        _ if !is_finite => f32::NAN,
+        max if max < MIN_MAGNITUDE => 0.0,
+        max => max / 127.0,
+    };
+    let inverse = if scale > 0.0 { 127.0 / max } else { 0.0 };
+    for (d, x) in x.iter().enumerate() {
+        // A code of what is not finite is any number; its scale is not one.
+        head[place(d)] = (x * inverse).round_ties_even() as i8 as u8;
+    }
+    let scales = &mut head[stride * x.len()..];
+    scales.as_chunks_mut::<4>().0[slot] = scale.to_le_bytes();
+}
+
 /// The sizes of one attention call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
@@ -137,6 +181,9 @@ pub struct AttentionShape {
 }
 
 /// The keys and values of up to [`MAX_KV_BLOCK`] positions in one layer, in the format of their [`KvSource`].
+///
+/// `G` heads lie one after the other, [`KvFormat::head_bytes`] each; with [`KvFormat::Q8`] the scales `[stride]` of a head follow its
+/// codes.
 #[derive(Clone, Copy, Debug)]
 pub struct KvBlock<'a> {
     /// Keys `[G, D, stride]`: the scores of neighbouring positions are neighbouring lanes.

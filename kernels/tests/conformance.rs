@@ -444,7 +444,7 @@ fn attention_agrees() {
         (14, 2, 64, 32, 100, 2),
         (2, 2, 128, 64, 64, 1),
     ];
-    for format in [KvFormat::F32, KvFormat::F16] {
+    for format in KvFormat::ALL {
         check_attention(format, &cases);
     }
 }

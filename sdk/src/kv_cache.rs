@@ -28,7 +28,7 @@ pub const BLOCK_POSITIONS: usize = 32;
 
 /// Keys and values of [`BLOCK_POSITIONS`] positions of one layer. Returns its buffer to the pool when the last owner drops it.
 struct Block {
-    /// Keys `[G, D, 32]`, then values `[G, 32, D]`, in the pool's format. Empty until the block is first written, so that reserved
+    /// Keys `[G, D, 32]`, then values `[G, 32, D]`, in the pool's format, which may add scales to each head. Empty until the block is first written, so that reserved
     /// memory costs nothing yet.
     kv: Vec<u8>,
     pool: Arc<KvPool>,
@@ -102,12 +102,12 @@ impl KvPool {
 
     /// Bytes of the keys of one block.
     fn half(&self) -> usize {
-        self.kv_heads * BLOCK_POSITIONS * self.head_dim * self.format.bytes()
+        self.kv_heads * self.format.head_bytes(BLOCK_POSITIONS, self.head_dim)
     }
 
     /// Bytes of one block of `kv_heads` heads of `head_dim` values.
     pub(crate) fn block_bytes(format: KvFormat, kv_heads: usize, head_dim: usize) -> u64 {
-        2 * (kv_heads * BLOCK_POSITIONS * head_dim * format.bytes()) as u64
+        2 * (kv_heads * format.head_bytes(BLOCK_POSITIONS, head_dim)) as u64
     }
 
     pub(crate) fn usage(&self) -> PoolUsage {

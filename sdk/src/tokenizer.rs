@@ -12,7 +12,11 @@ const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
 /// A bundle's tokenizer. Cloning it is cheap.
 #[derive(Clone)]
-pub struct Tokenizer(Arc<tokenizers::Tokenizer>);
+pub struct Tokenizer {
+    inner: Arc<tokenizers::Tokenizer>,
+    /// Rows of the model's embedding: every id is below.
+    limit: usize,
+}
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,24 +34,38 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::Tokenizer`] if the file is malformed or gives an id that the model does not have.
     pub fn from_bytes(json: &[u8], vocab_size: usize) -> Result<Tokenizer> {
+        let tokenizer = Tokenizer::from_bundle(json, vocab_size)?;
+        let vocab = tokenizer.inner.get_vocab(true);
+        if let Some((token, id)) = vocab.iter().max_by_key(|(_, id)| **id) {
+            tokenizer.check(*id, || token.clone())?;
+        }
+        Ok(tokenizer)
+    }
+
+    /// As [`from_bytes`](Self::from_bytes), without looking through the vocabulary, which takes as long as a few tokens of a large
+    /// model: an id that the model does not have is an error of the text that has it.
+    pub(crate) fn from_bundle(json: &[u8], vocab_size: usize) -> Result<Tokenizer> {
         let mut inner = guarded("tokenizer.json", || tokenizers::Tokenizer::from_bytes(json))?;
         inner.with_padding(None);
         inner
             .with_truncation(None)
             .map_err(|error| error_of("tokenizer.json", error))?;
-        let vocab = inner.get_vocab(true);
-        let outside = vocab
-            .iter()
-            .filter(|(_, id)| **id as usize >= vocab_size)
-            .max_by_key(|(_, id)| **id);
-        if let Some((token, id)) = outside {
-            let message =
-                format!("token `{token}` has id {id}, the model's vocabulary has {vocab_size}");
-            return Err(Error::new(ErrorKind::Tokenizer, message)
-                .at("tokenizer.json")
-                .with_hint("is it the tokenizer of another model?"));
+        Ok(Tokenizer {
+            inner: Arc::new(inner),
+            limit: vocab_size,
+        })
+    }
+
+    /// Refuses an id that the model does not have.
+    fn check(&self, id: TokenId, token: impl FnOnce() -> String) -> Result<()> {
+        if (id as usize) < self.limit {
+            return Ok(());
         }
-        Ok(Tokenizer(Arc::new(inner)))
+        let (token, limit) = (token(), self.limit);
+        let message = format!("token `{token}` has id {id}, the model's vocabulary has {limit}");
+        Err(Error::new(ErrorKind::Tokenizer, message)
+            .at("tokenizer.json")
+            .with_hint("is it the tokenizer of another model?"))
     }
 
     /// The ids of `text`. Special tokens that are spelled out in `text` are recognized; `add_special` also adds those that the
@@ -56,8 +74,12 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::Tokenizer`] if the tokenizer cannot express `text`.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>> {
-        let encoding = guarded("encode", || self.0.encode_fast(text, add_special))?;
-        Ok(encoding.get_ids().to_vec())
+        let encoding = guarded("encode", || self.inner.encode_fast(text, add_special))?;
+        let ids = encoding.get_ids();
+        if let Some(highest) = ids.iter().max() {
+            self.check(*highest, || self.id_to_token(*highest).unwrap_or_default())?;
+        }
+        Ok(ids.to_vec())
     }
 
     /// The text of `ids`. Bytes that are no character become U+FFFD; unknown ids are left out, and with `skip_special` special
@@ -66,7 +88,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::Tokenizer`] if the tokenizer's decoder refuses.
     pub fn decode(&self, ids: &[TokenId], skip_special: bool) -> Result<String> {
-        guarded("decode", || self.0.decode(ids, skip_special))
+        guarded("decode", || self.inner.decode(ids, skip_special))
     }
 
     /// Decodes ids one by one as they are generated.
@@ -82,24 +104,24 @@ impl Tokenizer {
 
     /// The token with this id, as the vocabulary spells it.
     pub fn id_to_token(&self, id: TokenId) -> Option<String> {
-        self.0.id_to_token(id)
+        self.inner.id_to_token(id)
     }
 
     /// The id of a token that is spelled as in the vocabulary.
     pub fn token_to_id(&self, token: &str) -> Option<TokenId> {
-        self.0.token_to_id(token)
+        self.inner.token_to_id(token)
     }
 
     /// The token with this id, unless [`decode`](Self::decode) leaves it out.
     fn shown_token(&self, id: TokenId, skip_special: bool) -> Option<String> {
-        let special = |token: &String| self.0.get_added_vocabulary().is_special_token(token);
+        let special = |token: &String| self.inner.get_added_vocabulary().is_special_token(token);
         self.id_to_token(id)
             .filter(|token| !skip_special || !special(token))
     }
 
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
-        self.0.get_vocab_size(true)
+        self.inner.get_vocab_size(true)
     }
 }
 

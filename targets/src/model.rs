@@ -28,7 +28,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", display_order = LAST, value_parser = at_least_one)]
     context: Option<usize>,
 
-    /// Store keys and values as f32 or f16 [default: f32 beside f32 weights, else f16].
+    /// Store keys and values as f32, f16 or q8 [default: f32 beside f32 weights, else f16].
     #[arg(long, value_name = "FORMAT", display_order = LAST, value_parser = kv_format)]
     kv: Option<KvFormat>,
 

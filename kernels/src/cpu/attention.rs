@@ -5,9 +5,47 @@
 
 use super::elementwise::exp;
 use super::isa::Isa;
-use super::matmul::FloatFormat;
+use super::matmul::{F16, F32, FloatFormat};
 use crate::pool::Band;
 use crate::{AttentionShape, KvSource, MAX_HEAD_DIM, MAX_KV_BLOCK};
+
+/// How keys and values are stored, and whether a scale per position belongs to them.
+pub(crate) trait KvValues: FloatFormat {
+    /// Whether the scales `[stride]` of a head follow its values.
+    const SCALED: bool = false;
+}
+
+impl KvValues for F32 {}
+impl KvValues for F16 {}
+
+/// [`KvFormat::Q8`](crate::KvFormat::Q8): signed bytes with scales.
+pub(crate) enum Q8 {}
+
+impl FloatFormat for Q8 {
+    const BYTES: usize = 1;
+    type Chunk<I: Isa> = I::I8Bytes;
+
+    #[inline(always)]
+    fn chunks<I: Isa>(row: &[u8]) -> (&[I::I8Bytes], &[u8]) {
+        I::chunks_i8(row)
+    }
+
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, x: &I::I8Bytes) -> I::F32 {
+        isa.load_i8(x)
+    }
+
+    #[inline(always)]
+    fn unpack(rest: &[u8], out: &mut [f32]) {
+        for (o, b) in out.iter_mut().zip(rest) {
+            *o = f32::from(*b as i8);
+        }
+    }
+}
+
+impl KvValues for Q8 {
+    const SCALED: bool = true;
+}
 
 /// Query heads that walk the blocks together, so that a block is read from memory once for all query heads that share it.
 const GROUP: usize = 8;
@@ -25,7 +63,7 @@ type Query = [f32; GROUP];
 ///
 /// Source: online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867, §3; the maximum is updated per block.
 #[inline(always)]
-pub(crate) fn attention<I: Isa, W: FloatFormat>(
+pub(crate) fn attention<I: Isa, W: KvValues>(
     isa: I,
     q: &[f32],
     q_positions: &[u32],
@@ -56,7 +94,7 @@ pub(crate) fn attention<I: Isa, W: FloatFormat>(
 
 /// Up to [`GROUP`] query heads of one token that share key and value head `g`.
 #[inline(always)]
-fn heads_of_group<I: Isa, W: FloatFormat>(
+fn heads_of_group<I: Isa, W: KvValues>(
     isa: I,
     q: &[f32],
     q_position: u32,
@@ -95,10 +133,17 @@ fn heads_of_group<I: Isa, W: FloatFormat>(
             continue;
         }
         let seen = &seen[..n];
-        let bytes = block.stride * dim * W::BYTES;
+        let (codes, bytes) = (
+            block.stride * dim * W::BYTES,
+            kv.format().head_bytes(block.stride, dim),
+        );
+        let (k_scales, v_scales) = (
+            &block.k[g * bytes..][codes..bytes],
+            &block.v[g * bytes..][codes..bytes],
+        );
         let (k, v) = (
-            [&block.k[g * bytes..][..bytes], &next.k[g * bytes..]],
-            [&block.v[g * bytes..][..bytes], &next.v[g * bytes..]],
+            [&block.k[g * bytes..][..codes], &next.k[g * bytes..]],
+            [&block.v[g * bytes..][..codes], &next.v[g * bytes..]],
         );
         let place = Place {
             stride: block.stride,
@@ -115,7 +160,13 @@ fn heads_of_group<I: Isa, W: FloatFormat>(
             };
         }
         for h in 0..heads {
+            if W::SCALED {
+                scale_all(isa, &mut scores[h], k_scales, place.end);
+            }
             corrections[h] = softmax(isa, &mut scores[h], seen, &mut states[h]);
+            if W::SCALED {
+                scale_all(isa, &mut scores[h], v_scales, place.end);
+            }
         }
         let mut first = 0;
         while first < heads {
@@ -239,6 +290,20 @@ fn score_strip<I: Isa, W: FloatFormat, const H: usize, const V: usize>(
         for i in 0..V {
             isa.store(sums[i], &mut out[vector + i]);
         }
+    }
+}
+
+/// Multiplies the first `end` scores by the scales of their positions.
+#[inline(always)]
+fn scale_all<I: Isa>(isa: I, scores: &mut Scores, scales: &[u8], end: usize) {
+    let (vectors, scores_rest) = scores[..end].split_at_mut(end / I::LANES * I::LANES);
+    let (chunks, _) = I::chunks_f32(scales);
+    for (score, scale) in I::chunks_mut(vectors).0.iter_mut().zip(chunks) {
+        isa.store(isa.mul(isa.load(score), isa.load_f32(scale)), score);
+    }
+    let rest = &scales[4 * vectors.len()..];
+    for (score, scale) in scores_rest.iter_mut().zip(rest.as_chunks().0) {
+        *score *= f32::from_le_bytes(*scale);
     }
 }
 

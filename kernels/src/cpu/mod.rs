@@ -217,10 +217,7 @@ impl Cpu {
                     actual: block.len,
                 });
             }
-            let bytes = kv_heads
-                .saturating_mul(block.stride)
-                .saturating_mul(head_dim)
-                .saturating_mul(kv.format().bytes());
+            let bytes = kv_heads.saturating_mul(kv.format().head_bytes(block.stride, head_dim));
             check(OP, "k", bytes, block.k.len())?;
             check(OP, "v", bytes, block.v.len())?;
             if block.positions.len() < block.len {

@@ -22,6 +22,7 @@ pub struct Table {
     pub(crate) quantize: Quantize,
     pub(crate) attention_f32: Attention,
     pub(crate) attention_f16: Attention,
+    pub(crate) attention_q8: Attention,
     pub(crate) rms_norm: fn(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]),
     pub(crate) rms_norm_in_place: fn(x: &mut [f32], weight: &[f32], eps: f32),
     pub(crate) add: fn(x: &mut [f32], y: &[f32]),
@@ -64,6 +65,7 @@ impl Table {
         match format {
             KvFormat::F32 => self.attention_f32,
             KvFormat::F16 => self.attention_f16,
+            KvFormat::Q8 => self.attention_q8,
         }
     }
 

@@ -28,10 +28,17 @@ pub(crate) fn attention(
         let (t, h) = ((first + i) / heads, (first + i) % heads);
         let g = h / (heads / kv_heads);
         let q = &q[(first + i) * head_dim..][..head_dim];
-        let read = |bytes: &[u8], at: usize| -> f32 {
+        // Value `at` of an entry of head `g` in slot `j`.
+        let read = |bytes: &[u8], stride: usize, at: usize, j: usize| -> f32 {
+            let head = kv.format().head_bytes(stride, head_dim);
+            let (bytes, scales) = (&bytes[g * head..][..head], stride * head_dim);
             match kv.format() {
                 KvFormat::F32 => f32::from_le_bytes(bytes.as_chunks().0[at]),
                 KvFormat::F16 => f16::from_le_bytes(bytes.as_chunks().0[at]).to_f32(),
+                KvFormat::Q8 => {
+                    let scale = f32::from_le_bytes(bytes[scales..].as_chunks().0[j]);
+                    scale * f32::from(bytes[at] as i8)
+                }
             }
         };
         let for_each_seen = |f: &mut Visit<'_>| {
@@ -39,8 +46,9 @@ pub(crate) fn attention(
                 let block = kv.block(b);
                 for j in 0..block.len {
                     if block.visible >> j & 1 == 1 && block.positions[j] <= q_positions[t] {
-                        let k = |d: usize| read(block.k, (g * head_dim + d) * block.stride + j);
-                        let v = |d: usize| read(block.v, (g * block.stride + j) * head_dim + d);
+                        let stride = block.stride;
+                        let k = |d: usize| read(block.k, stride, d * stride + j, j);
+                        let v = |d: usize| read(block.v, stride, j * head_dim + d, j);
                         let products = q
                             .iter()
                             .enumerate()

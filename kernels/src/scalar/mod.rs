@@ -18,6 +18,7 @@ pub(crate) static TABLE: Table = Table {
     quantize: matmul::quantize,
     attention_f32: attention::attention,
     attention_f16: attention::attention,
+    attention_q8: attention::attention,
     rms_norm: elementwise::rms_norm,
     rms_norm_in_place: elementwise::rms_norm_in_place,
     add: elementwise::add,

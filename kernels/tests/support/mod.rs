@@ -174,7 +174,7 @@ impl Kv {
             let slot = position % stride;
             if slot == 0 {
                 // All ones is a NaN in every float type.
-                let unused = vec![0xff; kv_heads * stride * head_dim * format.bytes()];
+                let unused = vec![0xff; kv_heads * format.head_bytes(stride, head_dim)];
                 kv.blocks.push(Block {
                     k: unused.clone(),
                     v: unused,
@@ -209,6 +209,11 @@ impl Kv {
             KvFormat::F32 => bytes
                 .chunks(4)
                 .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                .collect(),
+            KvFormat::Q8 => bytes
+                .chunks(self.format.head_bytes(self.stride, self.head_dim))
+                .flat_map(|head| head[self.stride * self.head_dim..].chunks(4))
+                .map(|b| 127.0 * f32::from_le_bytes(b.try_into().unwrap()))
                 .collect(),
             _ => bytes
                 .chunks(2)

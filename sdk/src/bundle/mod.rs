@@ -247,7 +247,7 @@ impl Bundle {
     /// [`ErrorKind::Tokenizer`] if it is malformed or has ids outside the model's vocabulary.
     pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
         self.tokenizer_json()
-            .map(|json| Tokenizer::from_bytes(json, self.config.vocab_size))
+            .map(|json| Tokenizer::from_bundle(json, self.config.vocab_size))
             .transpose()
     }
 

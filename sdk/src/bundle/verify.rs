@@ -1,5 +1,8 @@
 //! [`Bundle::verify`]: are the tensor data those that were written, and are they numbers?
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
 use half::f16;
 use skimstone_kernels::{Format, quant};
 
@@ -15,13 +18,47 @@ impl Bundle {
     /// # Errors
     /// [`ErrorKind::Checksum`] or [`ErrorKind::NonFinite`], naming the tensor.
     pub fn verify(&self) -> Result<()> {
-        for info in &self.tensors {
+        let check = |info: &TensorInfo| {
             verify(info, &self.storage[info.range.clone()])
-                .map_err(|error| error.at(format_args!("tensor `{}`", info.name)))?;
+                .map_err(|error| error.at(format_args!("tensor `{}`", info.name)))
+        };
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        if threads == 1 || self.storage.len() < PARALLEL_BYTES {
+            return self.tensors.iter().try_for_each(check);
         }
-        Ok(())
+        // Each thread takes the next tensor; the first bad one in the order of the file is reported.
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(info) = self.tensors.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = check(info) {
+                    return Some((info.range.start, error));
+                }
+            }
+            None
+        };
+        let found = thread::scope(|scope| {
+            let helpers: Vec<_> = (1..threads.min(MAX_THREADS))
+                .filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+                .collect();
+            let own = work();
+            let theirs = helpers.into_iter().map(|helper| {
+                helper
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            own.into_iter()
+                .chain(theirs.flatten())
+                .min_by_key(|(at, _)| *at)
+        });
+        found.map_or(Ok(()), |(_, error)| Err(error))
     }
 }
+
+/// Files under this are read faster than a thread is started.
+const PARALLEL_BYTES: usize = 8 << 20;
+
+/// More threads than this do not read faster.
+const MAX_THREADS: usize = 4;
 
 fn verify(info: &TensorInfo, bytes: &[u8]) -> Result<()> {
     let crc = crc32fast::hash(bytes);

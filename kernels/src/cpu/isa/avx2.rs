@@ -86,6 +86,14 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 8]) -> __m256 {
+        proven!(self, {
+            let bytes = _mm_loadl_epi64(x.as_ptr().cast());
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+        })
+    }
+
+    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         proven!(self, _mm256_add_ps(a, b))
     }

@@ -166,6 +166,14 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 16]) -> __m512 {
+        proven!(self, {
+            let bytes = _mm_loadu_si128(x.as_ptr().cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+        })
+    }
+
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         proven!(self, _mm512_add_ps(a, b))
     }

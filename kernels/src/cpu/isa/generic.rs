@@ -99,6 +99,14 @@ impl Isa for Generic {
     }
 
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 8]) -> [f32; 8] {
+        x.map(
+            #[inline(always)]
+            |x| f32::from(x as i8),
+        )
+    }
+
+    #[inline(always)]
     fn add(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         lanewise!(a, b, |x, y| x + y)
     }

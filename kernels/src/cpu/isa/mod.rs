@@ -64,6 +64,8 @@ pub(crate) trait Isa: Copy {
     type F32Bytes;
     /// `[u8; 2 * LANES]`
     type F16Bytes;
+    /// `[u8; LANES]`
+    type I8Bytes;
 
     /// Floats per vector.
     const LANES: usize;
@@ -84,6 +86,8 @@ pub(crate) trait Isa: Copy {
     fn chunks_f32(row: &[u8]) -> (&[Self::F32Bytes], &[u8]);
     /// Cuts little-endian f16 bytes into whole vectors and a rest.
     fn chunks_f16(row: &[u8]) -> (&[Self::F16Bytes], &[u8]);
+    /// Cuts signed bytes into whole vectors and a rest.
+    fn chunks_i8(row: &[u8]) -> (&[Self::I8Bytes], &[u8]);
 
     /// All lanes `v`.
     fn splat(self, v: f32) -> Self::F32;
@@ -95,6 +99,8 @@ pub(crate) trait Isa: Copy {
     fn load_f32(self, x: &Self::F32Bytes) -> Self::F32;
     /// Reads little-endian half floats and widens them.
     fn load_f16(self, x: &Self::F16Bytes) -> Self::F32;
+    /// Reads signed bytes and widens them.
+    fn load_i8(self, x: &Self::I8Bytes) -> Self::F32;
     /// `a + b`
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a - b`
@@ -222,6 +228,7 @@ macro_rules! lanes {
         type Chunk = [f32; $lanes];
         type F32Bytes = [u8; 4 * $lanes];
         type F16Bytes = [u8; 2 * $lanes];
+        type I8Bytes = [u8; $lanes];
 
         const LANES: usize = $lanes;
         const ZEROS: [f32; $lanes] = [0.0; $lanes];
@@ -243,6 +250,11 @@ macro_rules! lanes {
 
         #[inline(always)]
         fn chunks_f16(row: &[u8]) -> (&[Self::F16Bytes], &[u8]) {
+            row.as_chunks()
+        }
+
+        #[inline(always)]
+        fn chunks_i8(row: &[u8]) -> (&[Self::I8Bytes], &[u8]) {
             row.as_chunks()
         }
     };
@@ -290,6 +302,8 @@ macro_rules! table {
             attention_f32: entry!($isa, $features, attention::attention::<$isa, F32>,
                 (q: &[f32], q_positions: &[u32], shape: AttentionShape, kv: &dyn KvSource, out: &mut Band<'_>)),
             attention_f16: entry!($isa, $features, attention::attention::<$isa, F16>,
+                (q: &[f32], q_positions: &[u32], shape: AttentionShape, kv: &dyn KvSource, out: &mut Band<'_>)),
+            attention_q8: entry!($isa, $features, attention::attention::<$isa, attention::Q8>,
                 (q: &[f32], q_positions: &[u32], shape: AttentionShape, kv: &dyn KvSource, out: &mut Band<'_>)),
             rms_norm: entry!($isa, $features, elementwise::rms_norm,
                 (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32])),

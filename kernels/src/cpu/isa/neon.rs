@@ -114,6 +114,14 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     }
 
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 4]) -> float32x4_t {
+        proven!(self, {
+            let bytes = vreinterpret_s8_u32(vdup_n_u32(u32::from_le_bytes(*x)));
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
+        })
+    }
+
+    #[inline(always)]
     fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
         proven!(self, vaddq_f32(a, b))
     }
