@@ -100,10 +100,11 @@ impl Isa for Generic {
 
     #[inline(always)]
     fn load_i8(self, x: &[u8; 8]) -> [f32; 8] {
-        x.map(
-            #[inline(always)]
-            |x| f32::from(x as i8),
-        )
+        let mut out = [0.0; 8];
+        for (o, x) in out.iter_mut().zip(x) {
+            *o = f32::from(*x as i8);
+        }
+        out
     }
 
     #[inline(always)]

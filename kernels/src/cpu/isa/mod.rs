@@ -156,10 +156,12 @@ pub(crate) trait Isa: Copy {
         codes: [&[u8; PANEL * BLOCK]; P],
         x: [&Int8Block; T],
     ) -> [[Self::Integers; T]; P] {
-        codes.map(
-            #[inline(always)]
-            |codes| self.dot_q8(codes, x),
-        )
+        // No `map`: it is not inlined always, and what it calls would be compiled without the CPU's features.
+        let mut dots = [self.dot_q8(codes[0], x); P];
+        for p in 1..P {
+            dots[p] = self.dot_q8(codes[p], x);
+        }
+        dots
     }
     /// [`dot_q4`](Self::dot_q4) with the same block of `P` panels.
     #[inline(always)]
@@ -168,10 +170,12 @@ pub(crate) trait Isa: Copy {
         codes: [&[u8; PANEL * BLOCK / 2]; P],
         x: [&Int8Block; T],
     ) -> [[Self::Integers; T]; P] {
-        codes.map(
-            #[inline(always)]
-            |codes| self.dot_q4(codes, x),
-        )
+        // No `map`: it is not inlined always, and what it calls would be compiled without the CPU's features.
+        let mut dots = [self.dot_q4(codes[0], x); P];
+        for p in 1..P {
+            dots[p] = self.dot_q4(codes[p], x);
+        }
+        dots
     }
     /// Widens the f16 scales of a block.
     fn panel_scales(self, bits: &[u8; SCALE_BYTES]) -> Self::PanelF32;
