@@ -266,8 +266,8 @@ fn score_strip<I: Isa, W: FloatFormat, const H: usize, const V: usize>(
 ) {
     let mut sums = [[isa.splat(0.0); V]; H];
     let (row_bytes, first_byte) = (place.stride * W::BYTES, vector * I::LANES * W::BYTES);
-    // An index instead of iterators over rows: the loop is a handful of multiply-adds, and three iterators cost as much.
-    for d in 0..queries.len() {
+    // An index instead of iterators over rows: the loop is a handful of multiply-adds, and iterators over both cost as much.
+    for (d, query) in queries.iter().enumerate() {
         let at = d * row_bytes + first_byte;
         isa.prefetch(next, at);
         let row = W::chunks::<I>(&k[at..at + V * I::LANES * W::BYTES]).0;
@@ -275,7 +275,7 @@ fn score_strip<I: Isa, W: FloatFormat, const H: usize, const V: usize>(
         for i in 0..V {
             keys[i] = W::load(isa, &row[i]);
         }
-        let query: &[f32; H] = queries[d][first..]
+        let query: &[f32; H] = query[first..]
             .first_chunk()
             .expect("a tile is within a group");
         for h in 0..H {

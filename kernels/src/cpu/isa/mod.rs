@@ -158,8 +158,8 @@ pub(crate) trait Isa: Copy {
     ) -> [[Self::Integers; T]; P] {
         // No `map`: it is not inlined always, and what it calls would be compiled without the CPU's features.
         let mut dots = [self.dot_q8(codes[0], x); P];
-        for p in 1..P {
-            dots[p] = self.dot_q8(codes[p], x);
+        for (dots, codes) in dots.iter_mut().zip(codes).skip(1) {
+            *dots = self.dot_q8(codes, x);
         }
         dots
     }
@@ -172,8 +172,8 @@ pub(crate) trait Isa: Copy {
     ) -> [[Self::Integers; T]; P] {
         // No `map`: it is not inlined always, and what it calls would be compiled without the CPU's features.
         let mut dots = [self.dot_q4(codes[0], x); P];
-        for p in 1..P {
-            dots[p] = self.dot_q4(codes[p], x);
+        for (dots, codes) in dots.iter_mut().zip(codes).skip(1) {
+            *dots = self.dot_q4(codes, x);
         }
         dots
     }
