@@ -9,10 +9,12 @@
 
 pub mod card;
 pub mod checkpoint;
+pub mod curriculum;
 pub mod data;
 pub mod error;
 pub mod eval;
 pub mod export;
+pub mod flops;
 pub mod loss;
 pub mod manifest;
 pub mod ops;
