@@ -201,7 +201,7 @@ fn run(stage: Stage) -> Result<()> {
             margin,
             out,
         } => {
-            let rule = Rule { criterion, margin };
+            let rule = Rule::new(criterion, margin);
             let deletions = shorten_file(&checkpoint, &rows, limit, rule, &out, |n| {
                 eprintln!("{n} rows")
             })?;
