@@ -91,6 +91,17 @@ enum Stage {
         #[arg(long, default_value_t = 0)]
         jobs: usize,
     },
+    /// Hold two methods of an experiment against each other: paired differences with intervals.
+    Compare {
+        /// Folder of the experiment.
+        out: PathBuf,
+        /// Label of the task.
+        task: String,
+        /// Label of a method.
+        method: String,
+        /// Label of the method that it is held against.
+        control: String,
+    },
     /// One cell of an experiment, as `experiment` starts it.
     #[command(hide = true)]
     ExperimentCell {
@@ -201,6 +212,15 @@ fn run(stage: Stage) -> Result<()> {
             };
             experiment::run(&spec, &options)?;
             println!("{}", options.out.join("report.md").display());
+            Ok(())
+        }
+        Stage::Compare {
+            out,
+            task,
+            method,
+            control,
+        } => {
+            print!("{}", experiment::compare(&out, &task, &method, &control)?);
             Ok(())
         }
         Stage::ExperimentCell { out, cell, time } => {

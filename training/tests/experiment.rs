@@ -2,9 +2,12 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use skimstone_training::experiment::{Report, Spec};
+use skimstone_training::Error;
+use skimstone_training::experiment::{CellId, Report, RunOptions, Spec, compare, run, run_cell};
 
 const GRID: &str = r#"
 name = "tiny"
@@ -118,6 +121,12 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
     let timings = std::fs::read_to_string(out.join("timings.json")).unwrap();
     assert!(timings.contains("chain/no-cot/seed-2/"));
 
+    let compared = compare(&out, "chain", "cwt", "no-cot").unwrap();
+    assert!(task.comparisons.contains(&compared));
+    assert!(compared.to_string().starts_with("cwt minus no-cot:\n"));
+    let error = compare(&out, "chain", "cwt", "cot").unwrap_err();
+    assert!(error.to_string().contains("no method has the label `cot`"));
+
     // A changed definition runs what it changes and nothing else.
     let changed = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, changed.replace("margin = 1.0", "margin = 2.0")).unwrap();
@@ -132,6 +141,63 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
         after == *before
     });
     assert_eq!(same, [true, false]);
+}
+
+/// The cells of one seed and rate, taught in this process; with `interrupts` each stops after every ten steps and goes on. Returns their results.
+fn taught(spec: &Spec, out: &Path, interrupts: bool) -> Vec<Vec<u8>> {
+    // A stopped run prepares the rows and starts nothing.
+    let options = RunOptions {
+        out: out.to_owned(),
+        jobs: 1,
+        program: "none".into(),
+        stop: Arc::new(AtomicBool::new(true)),
+    };
+    assert!(matches!(run(spec, &options), Err(Error::Stopped)));
+    let mut results = Vec::new();
+    for method in &spec.method {
+        let cell = CellId {
+            task: "chain".to_owned(),
+            method: method.label.clone(),
+            seed: 1,
+            learning_rate: 3e-3,
+        };
+        let reached = AtomicU64::new(0);
+        let mut stops = 0;
+        loop {
+            let stop = Arc::new(AtomicBool::new(false));
+            let progress = |steps| {
+                if reached.fetch_max(steps, Ordering::Relaxed) < steps && interrupts {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            };
+            match run_cell(out, &cell, false, stop.clone(), &progress) {
+                Ok(()) => break,
+                Err(Error::Stopped) => stops += 1,
+                Err(error) => panic!("{cell}: {error}"),
+            }
+        }
+        assert!(!interrupts || stops >= 4, "{cell}: stopped {stops} times");
+        results.push(std::fs::read(cell.folder(out).join("result.json")).unwrap());
+    }
+    results
+}
+
+#[test]
+fn every_method_goes_on_where_it_was_stopped() {
+    let text = include_str!("../experiments/smoke.toml")
+        .replace("seeds = [1, 2]", "seeds = [1]")
+        .replace("[3e-3, 1e-3]", "[3e-3]")
+        .replace("rows = { train = 300", "rows = { train = 150");
+    let mut spec = Spec::from_toml(&text).unwrap();
+    // What takes a rate comes after what measures it.
+    spec.method
+        .sort_by_key(|entry| entry.method.depends_on().is_some());
+    let folder = tempfile::tempdir().unwrap();
+    let whole = taught(&spec, &folder.path().join("whole"), false);
+    let stopped = taught(&spec, &folder.path().join("stopped"), true);
+    for ((entry, whole), stopped) in spec.method.iter().zip(whole).zip(stopped) {
+        assert!(whole == stopped, "{}: results are equal", entry.label);
+    }
 }
 
 #[test]

@@ -83,7 +83,7 @@ pub struct Record {
     pub commit: String,
     /// Values that were trained.
     pub parameters: u64,
-    /// The recipe's hash of the last training, without paths.
+    /// Hash of the student's weights.
     pub weights_sha256: String,
     /// Optimizer steps of all trainings.
     pub steps: u64,

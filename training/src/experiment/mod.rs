@@ -26,7 +26,7 @@ pub mod stats;
 pub use cell::{CellId, Items, Record, Skips, Timing};
 pub use report::{
     Comparison, Difference, MethodReport, Proportion, Report, Retrieval, SeedReport, TaskReport,
-    markdown,
+    compare, markdown,
 };
 pub use run::{RunOptions, run, run_cell};
 pub use spec::{Adam, Course, Evaluation, MethodEntry, Rows, Spec, TaskEntry};

@@ -1,7 +1,7 @@
 //! The report: a pure function of the finished cells and the tasks' rows, as JSON, Markdown and plots.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -11,10 +11,10 @@ use skimstone::eval::wilson;
 use super::cell::{Finished, Record, Timing, chosen_rate, id};
 use super::plot::{Point, write_pareto};
 use super::prepare::Files;
-use super::run::chosen_cells;
+use super::run::{chosen_cells, load};
 use super::spec::{MethodEntry, Spec, TaskEntry};
 use super::stats::{Estimate, Verdict, bootstrap, paired};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::manifest::Input;
 use crate::methods::Method;
 use crate::methods::context::{read_json, write_json, write_whole};
@@ -189,6 +189,23 @@ pub struct Difference {
     pub verdict: Verdict,
 }
 
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} minus {}:", self.method, self.control)?;
+        let lines = [
+            ("accuracy, points", self.accuracy, 100.0),
+            ("generated tokens", self.generated_tokens, 1.0),
+            ("layer passes", self.layer_passes, 1.0),
+        ];
+        for (what, Difference { estimate, verdict }, unit) in lines {
+            let [low, high] = estimate.interval.map(|end| end * unit);
+            let (value, words) = (estimate.value * unit, verdict.words());
+            writeln!(f, "  {what}: {value:+.2} [{low:+.2}, {high:+.2}] {words}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Difference {
     fn new(a: &[Vec<f64>], b: &[Vec<f64>]) -> Difference {
         let estimate = paired(a, b, BOOTSTRAP_SEED);
@@ -286,25 +303,51 @@ fn method_report(
     })
 }
 
+/// A method against another one, if both are finished.
+fn comparison(
+    spec: &Spec,
+    task: &str,
+    method: &str,
+    control: &str,
+    finished: &Finished,
+) -> Option<Comparison> {
+    let a = records(spec, task, method, finished)?;
+    let b = records(spec, task, control, finished)?;
+    let difference =
+        |of: &dyn Fn(&Record) -> Vec<f64>| Difference::new(&per_item(&a, of), &per_item(&b, of));
+    Some(Comparison {
+        method: method.to_owned(),
+        control: control.to_owned(),
+        accuracy: difference(&|r| r.items.correct()),
+        generated_tokens: difference(&|r| numbers(&r.items.generated_tokens)),
+        layer_passes: difference(&|r| numbers(&r.items.layer_passes)),
+    })
+}
+
+/// Any two methods of an experiment's folder on a task, whether or not one is the other's control.
+///
+/// # Errors
+/// [`Error::Experiment`] for unknown labels or if one of them is not finished.
+pub fn compare(out: &Path, task: &str, method: &str, control: &str) -> Result<Comparison> {
+    let path = out.join("experiment.toml");
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let spec = Spec::from_toml(&text)?;
+    spec.task(task)?;
+    for label in [method, control] {
+        spec.method(label)?;
+    }
+    let found = comparison(&spec, task, method, control, &load(&spec, out)?);
+    found.ok_or_else(|| {
+        let message = format!("`{method}` and `{control}` are not both finished on `{task}`");
+        Error::Experiment(message)
+    })
+}
+
 fn comparisons(spec: &Spec, task: &str, finished: &Finished) -> Vec<Comparison> {
     let mut out = Vec::new();
     for entry in &spec.method {
         for control in &entry.controls {
-            let arms = records(spec, task, &entry.label, finished)
-                .zip(records(spec, task, control, finished));
-            let Some((a, b)) = arms else {
-                continue;
-            };
-            let difference = |of: &dyn Fn(&Record) -> Vec<f64>| {
-                Difference::new(&per_item(&a, of), &per_item(&b, of))
-            };
-            out.push(Comparison {
-                method: entry.label.clone(),
-                control: control.clone(),
-                accuracy: difference(&|r| r.items.correct()),
-                generated_tokens: difference(&|r| numbers(&r.items.generated_tokens)),
-                layer_passes: difference(&|r| numbers(&r.items.layer_passes)),
-            });
+            out.extend(comparison(spec, task, &entry.label, control, finished));
         }
     }
     out

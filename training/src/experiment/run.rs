@@ -322,7 +322,7 @@ fn beside(folder: &Path, extension: &str) -> PathBuf {
 
 /// The finished cells of a folder whose definitions are those of the experiment. Which cells are wanted depends on what others found, so this goes on
 /// until nothing new is found.
-fn load(spec: &Spec, out: &Path) -> Result<Finished> {
+pub(super) fn load(spec: &Spec, out: &Path) -> Result<Finished> {
     let mut finished = Finished::new();
     let mut seen = BTreeSet::new();
     loop {
@@ -365,6 +365,8 @@ pub fn run_cell(
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let spec = Spec::from_toml(&text)?;
     let folder = cell.folder(out);
+    let parent = folder.parent().unwrap_or(out);
+    std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
     let path = beside(&folder, "lock");
     let lock = File::create(&path).map_err(Error::io(&path))?;
     lock.lock().map_err(Error::io(&path))?;

@@ -50,6 +50,8 @@ pub struct Stt {
     pub rounds: usize,
     /// Share of the steps for the first student.
     pub base_share: f64,
+    /// Rows that are tested and that the rounds learn from, the first ones; 0: all.
+    pub round_rows: usize,
 }
 
 impl Default for Stt {
@@ -62,6 +64,7 @@ impl Default for Stt {
             margin: None,
             rounds: 1,
             base_share: 0.5,
+            round_rows: 0,
         }
     }
 }
@@ -80,6 +83,8 @@ pub struct DeletionByCost {
     pub rounds: usize,
     /// Share of the steps for the first student.
     pub base_share: f64,
+    /// Rows that are tested and that the rounds learn from, the first ones; 0: all.
+    pub round_rows: usize,
 }
 
 impl Default for DeletionByCost {
@@ -90,6 +95,7 @@ impl Default for DeletionByCost {
             gaps: 0.5,
             rounds: 1,
             base_share: 0.5,
+            round_rows: 0,
         }
     }
 }
@@ -106,6 +112,8 @@ pub struct RandomDeletion {
     pub protect_ends: bool,
     /// Share of the steps on full rationales, as in the method that this one is held against.
     pub base_share: f64,
+    /// Rows that are learned from afterwards, as in that method; 0: all.
+    pub round_rows: usize,
 }
 
 impl Default for RandomDeletion {
@@ -115,6 +123,7 @@ impl Default for RandomDeletion {
             rate_of: None,
             protect_ends: false,
             base_share: 0.5,
+            round_rows: 0,
         }
     }
 }
@@ -238,7 +247,8 @@ impl Stt {
         };
         let base = base_steps(context.spec.steps, self.base_share);
         let first = learn(named(context, "base", base, None), context.rows)?;
-        rounds(context, first, self.rounds, self.rule(), learn)
+        let rows = first_rows(context, self.round_rows);
+        rounds(context, rows, first, self.rounds, self.rule(), learn)
     }
 }
 
@@ -267,9 +277,15 @@ impl DeletionByCost {
         let mut rows = context.rows.to_vec();
         crate::skip::drop_at_random(&mut rows, self.gaps, context.seed);
         let first = learn_whole(context, named(context, "base", base, None), &rows)?;
-        rounds(context, first, self.rounds, rule, |training, rows| {
-            learn_whole(context, training, rows)
-        })
+        let tested = first_rows(context, self.round_rows);
+        rounds(
+            context,
+            tested,
+            first,
+            self.rounds,
+            rule,
+            |training, rows| learn_whole(context, training, rows),
+        )
     }
 }
 
@@ -288,10 +304,9 @@ impl RandomDeletion {
         let rate = self.rate.or(context.measured_rate).unwrap_or(0.0);
         let base = base_steps(context.spec.steps, self.base_share);
         let first = learn_whole(context, named(context, "base", base, None), context.rows)?;
-        let decisions = context.kept("kept-1.json", || {
-            Ok(self.draw(context.rows, rate, context.seed))
-        })?;
-        let rows = apply(context.rows, &decisions);
+        let rows = first_rows(context, self.round_rows);
+        let decisions = context.kept("kept-1.json", || Ok(self.draw(rows, rate, context.seed)))?;
+        let rows = apply(rows, &decisions);
         let rest = context.spec.steps - base;
         let mut taught = learn_whole(context, named(context, "round-1", rest, Some(first)), &rows)?;
         taught.labels = Some(decisions.stats);
@@ -342,9 +357,18 @@ fn learn_whole(context: &Context, training: Training, rows: &[Row]) -> Result<Ta
     context.train_on(training, rows)
 }
 
+/// The first rows, all for 0.
+fn first_rows<'a>(context: &Context<'a>, rows: usize) -> &'a [Row] {
+    match rows {
+        0 => context.rows,
+        rows => &context.rows[..rows.min(context.rows.len())],
+    }
+}
+
 /// Test and training in turn.
 fn rounds(
     context: &Context,
+    rows: &[Row],
     mut taught: Taught,
     rounds: usize,
     rule: Rule,
@@ -354,28 +378,28 @@ fn rounds(
     for round in 0..rounds {
         let number = round + 1;
         let decisions = context.kept(&format!("kept-{number}.json"), || {
-            judge(context, &taught, rule)
+            judge(context, rows, &taught, rule)
         })?;
-        let rows = apply(context.rows, &decisions);
+        let shorter = apply(rows, &decisions);
         taught.flops += decisions.flops;
         let steps = round_steps(rest, rounds, round);
         let training = named(context, &format!("round-{number}"), steps, Some(taught));
-        taught = learn(training, &rows)?;
+        taught = learn(training, &shorter)?;
         taught.labels = Some(decisions.stats);
     }
     Ok(taught)
 }
 
-/// The deletion test of a student on every row.
-fn judge(context: &Context, taught: &Taught, rule: Rule) -> Result<Decisions> {
+/// The deletion test of a student on rows.
+fn judge(context: &Context, rows: &[Row], taught: &Taught, rule: Rule) -> Result<Decisions> {
     let student = load_student(&taught.checkpoint)?;
     let encoder = context.encoder(0)?;
     let mut decisions = Decisions {
         flops: 0,
         stats: LabelStats::default(),
-        kept: Vec::with_capacity(context.rows.len()),
+        kept: Vec::with_capacity(rows.len()),
     };
-    for batch in context.rows.chunks(ROWS_PER_BATCH) {
+    for batch in rows.chunks(ROWS_PER_BATCH) {
         context.unless_stopped()?;
         let (kept, flops) = kept_chunks(&student, &encoder, COT, batch, rule)?;
         decisions.flops += flops;
