@@ -16,6 +16,7 @@
 
 mod cell;
 mod evaluate;
+mod markdown;
 mod plot;
 mod prepare;
 mod report;
@@ -24,9 +25,10 @@ mod spec;
 pub mod stats;
 
 pub use cell::{CellId, Items, Record, Skips, Timing};
+pub use markdown::markdown;
 pub use report::{
     Comparison, Difference, MethodReport, Proportion, Report, Retrieval, SeedReport, TaskReport,
-    compare, markdown,
+    compare,
 };
 pub use run::{RunOptions, run, run_cell};
 pub use spec::{Adam, Course, Evaluation, MethodEntry, Rows, Spec, TaskEntry};

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::report::MethodReport;
 use crate::error::{Error, Result};
@@ -73,10 +74,15 @@ fn draw(points: &[Point], svg: &Path) -> std::result::Result<(), Box<dyn std::er
         let bar = point.interval.map(|end| (point.layer_passes, end));
         chart.draw_series([PathElement::new(bar, colour)])?;
         chart.draw_series([Circle::new(at, 4, colour.filled())])?;
-        let style = ("sans-serif", 13).into_font().color(&colour);
-        chart.draw_series([
-            EmptyElement::at(at) + Text::new(point.label.clone(), (7, -14), style)
-        ])?;
+        // Labels on the right half stand left of their points, so that they end inside the plot. Pale colours cannot be read as text.
+        let (side, shift) = match point.layer_passes * point.layer_passes > low * high {
+            true => (HPos::Right, -7),
+            false => (HPos::Left, 7),
+        };
+        let style = ("sans-serif", 13).into_font().color(&BLACK);
+        let style = style.pos(Pos::new(side, VPos::Bottom));
+        let label = Text::new(point.label.clone(), (shift, -2), style);
+        chart.draw_series([EmptyElement::at(at) + label])?;
     }
     root.present()?;
     Ok(())

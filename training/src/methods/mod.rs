@@ -12,6 +12,7 @@
 //! | [`Method::CotChunkNormalised`] | full rationales, each chunk with the same weight | control |
 //! | [`Method::Icot`] | rationales that lose their beginning bit by bit | arXiv 2405.14838 |
 //! | [`Method::Pause`] | question → pause tokens → answer | arXiv 2310.02226, fine-tuning only |
+//! | [`Method::Condensed`] | rationales without what the task says may go | upper bound of deletion |
 //! | [`Method::DifficultyRewrite`] | short rationales for easy questions | after DAP, arXiv 2505.19716; rule ours |
 //! | [`Method::RandomLength`] | rationales as short as those, for random questions | control |
 //!
@@ -33,7 +34,7 @@ pub use context::{Context, Taught};
 pub use deletion::{Base, DeletionByCost, LabelStats, RandomDeletion, Stt};
 pub use internalize::Icot;
 pub use plain::{Cot, NoCot, Pause};
-pub use rewrite::{DifficultyRewrite, RandomLength};
+pub use rewrite::{Condensed, DifficultyRewrite, RandomLength};
 
 /// A method with its parameters. In experiments a table with the method's `name`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +60,8 @@ pub enum Method {
     Icot(Icot),
     /// Pause tokens before the answer.
     Pause(Pause),
+    /// Only what the task says is needed.
+    Condensed(Condensed),
     /// Rationales as long as the question is difficult (ours).
     DifficultyRewrite(DifficultyRewrite),
     /// Rationales of random length with the same histogram.
@@ -79,6 +82,7 @@ impl Method {
             Method::CotChunkNormalised(_) => "cot-chunk-normalised",
             Method::Icot(_) => "icot",
             Method::Pause(_) => "pause",
+            Method::Condensed(_) => "condensed",
             Method::DifficultyRewrite(_) => "difficulty-rewrite",
             Method::RandomLength(_) => "random-length",
         }
@@ -94,6 +98,7 @@ impl Method {
             Method::Cwt(_) | Method::CotSmallBatch(_) | Method::CotChunkNormalised(_) => {
                 "`cot-small-batch` and `cot-chunk-normalised`"
             }
+            Method::Condensed(_) => "`cot`",
             Method::DifficultyRewrite(_) | Method::RandomLength(_) => "`random-length`",
         }
     }
@@ -104,7 +109,7 @@ impl Method {
     /// What is wrong, naming the parameter and its value.
     pub fn check(&self, steps: u64) -> Result<(), String> {
         match self {
-            Method::NoCot(_) | Method::Cot(_) => Ok(()),
+            Method::NoCot(_) | Method::Cot(_) | Method::Condensed(_) => Ok(()),
             Method::RandomDeletion(method) => method.check(steps),
             Method::Stt(method) => method.check(steps),
             Method::DeletionByCost(method) => method.check(steps),
@@ -147,6 +152,7 @@ impl Method {
             Method::CotChunkNormalised(method) => method.teach(context),
             Method::Icot(method) => method.teach(context),
             Method::Pause(method) => method.teach(context),
+            Method::Condensed(_) => rewrite::condensed(context),
             Method::DifficultyRewrite(method) => method.teach(context),
             Method::RandomLength(method) => method.teach(context),
         }

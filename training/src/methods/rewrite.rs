@@ -1,5 +1,7 @@
-//! Rationales as long as the question is difficult: easy questions are answered at once, middling ones keep half of the needed steps' text,
-//! hard ones the full rationale.
+//! Rationales that are shortened before anything is learned: to what is needed, or by difficulty.
+//!
+//! By difficulty: easy questions are answered at once, middling ones keep the second half of their
+//! rationale, hard ones all of it.
 //!
 //! The idea is difficulty-aware prompting (DAP, arXiv 2505.19716), where a large teacher judges and rewrites. There is no teacher here: difficulty is
 //! the number of chunks of the full rationale, and a shorter rationale is its last chunks. So it carries a name of its own.
@@ -11,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::context::{COT, Context, Taught};
 use crate::data::Row;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::skip::without;
 
 /// Rationales as long as the question is difficult (ours).
@@ -49,6 +51,11 @@ impl Default for RandomLength {
         RandomLength { easy, medium }
     }
 }
+
+/// Rationales without the chunks that the task says may go: what a perfect deletion test would leave. Needs a task that knows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condensed {}
 
 /// How much of a rationale stays.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -90,6 +97,22 @@ impl DifficultyRewrite {
         }
         lengths
     }
+}
+
+pub(super) fn condensed(context: &Context) -> Result<Taught> {
+    let rows = context.rows.iter().map(|row| {
+        if row.skippable.len() != row.chunks.len() {
+            return Err(Error::Experiment(format!(
+                "condensed: row {} does not say which of its chunks may go; take a task that knows",
+                row.id
+            )));
+        }
+        let needed: Vec<bool> = row.skippable.iter().map(|may_go| !may_go).collect();
+        Ok(without(row, &needed))
+    });
+    let rows = rows.collect::<Result<Vec<Row>>>()?;
+    let rows = context.encode(&context.encoder(0)?, COT, &rows)?;
+    context.train_on(context.training(COT), rows)
 }
 
 impl RandomLength {
