@@ -6,7 +6,8 @@
 //!   tokenizer.json          its tokenizer
 //!   model.safetensors       weights under Hugging Face's names
 //!   optimizer.safetensors   both moments, flat
-//!   state.json              position in the data, seed, hash of the recipe
+//!   state.json              position in the data, seed
+//!   curriculum.json         what a changing selection of rows remembers, where there is one
 //! ```
 //!
 //! A checkpoint is written under another name and renamed when complete, so that a folder with this name is whole. The order of
@@ -36,6 +37,12 @@ pub struct Position {
     pub micro_batch: u64,
     /// Seed of the run; another seed has another order of rows.
     pub seed: u64,
+    /// The step at which the optimizer's moments were last cleared.
+    #[serde(default)]
+    pub restarted_at: u64,
+    /// Floating-point operations so far, by [`crate::flops`].
+    #[serde(default)]
+    pub flops: u64,
 }
 
 /// Writes a checkpoint `step-N` into `folder` and returns its path.
@@ -48,6 +55,7 @@ pub fn save(
     optimizer: &AdamW,
     position: Position,
     tokenizer: &Path,
+    curriculum: Option<&serde_json::Value>,
 ) -> Result<PathBuf> {
     let path = folder.join(format!("step-{}", position.step));
     let partial = folder.join(format!(".step-{}.partial", position.step));
@@ -73,6 +81,10 @@ pub fn save(
         "state.json",
         &serde_json::to_vec_pretty(&position).expect("plain fields"),
     )?;
+    if let Some(state) = curriculum {
+        let json = serde_json::to_vec(state).expect("a value serialises");
+        write("curriculum.json", &json)?;
+    }
     let copy = partial.join("tokenizer.json");
     std::fs::copy(tokenizer, &copy).map_err(Error::io(tokenizer))?;
     if path.exists() {
@@ -156,10 +168,7 @@ pub fn load_optimizer(path: &Path, optimizer: &mut AdamW) -> Result<Position> {
         path: path.to_owned(),
         message,
     };
-    let state = path.join("state.json");
-    let state = std::fs::read_to_string(&state).map_err(Error::io(&state))?;
-    let position: Position =
-        serde_json::from_str(&state).map_err(|error| fail(format!("state.json: {error}")))?;
+    let position = load_position(path)?;
     let tensors = deserialize(&path.join("optimizer.safetensors"))?;
     for (name, moments) in [
         ("first", &mut optimizer.first),
@@ -176,8 +185,34 @@ pub fn load_optimizer(path: &Path, optimizer: &mut AdamW) -> Result<Position> {
         }
         *moments = tensor.flatten_all()?.to_vec1()?;
     }
-    optimizer.steps = position.step;
+    optimizer.steps = position.step - position.restarted_at.min(position.step);
     Ok(position)
+}
+
+/// The position of a checkpoint.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if it is missing or damaged.
+pub fn load_position(path: &Path) -> Result<Position> {
+    let state = path.join("state.json");
+    let text = std::fs::read_to_string(&state).map_err(Error::io(&state))?;
+    serde_json::from_str(&text).map_err(|error| Error::Checkpoint {
+        path: path.to_owned(),
+        message: format!("state.json: {error}"),
+    })
+}
+
+/// What the curriculum of a checkpoint remembers.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if it is missing or damaged.
+pub fn load_curriculum(path: &Path) -> Result<serde_json::Value> {
+    let file = path.join("curriculum.json");
+    let text = std::fs::read_to_string(&file).map_err(Error::io(&file))?;
+    serde_json::from_str(&text).map_err(|error| Error::Checkpoint {
+        path: path.to_owned(),
+        message: format!("curriculum.json: {error}"),
+    })
 }
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {

@@ -23,7 +23,7 @@ use skimstone::{RouteKind, Tokenizer};
 use crate::error::{Error, Result};
 use crate::recipe::{Data, Route};
 use crate::sleep::Role;
-use crate::tokenize::{ANSWER, END, SEPARATOR};
+use crate::tokenize::{ANSWER, END, PAUSE, SEPARATOR};
 
 /// One solved question.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -209,7 +209,7 @@ impl TokenizedRow {
 #[derive(Clone, Debug)]
 pub struct Encoder {
     tokenizer: Tokenizer,
-    routes: BTreeMap<String, (Route, u32)>,
+    routes: BTreeMap<String, (Route, Vec<u32>)>,
     separator: u32,
     answer: u32,
     end: u32,
@@ -227,9 +227,13 @@ impl Encoder {
                 .token_to_id(token)
                 .ok_or_else(|| Error::Tokenizer(format!("has no special token `{token}`")))
         };
-        let with_ids = routes
-            .iter()
-            .map(|(name, route)| Ok((name.clone(), (route.clone(), id(&route.open)?))));
+        let with_ids = routes.iter().map(|(name, route)| {
+            let mut open = vec![id(&route.open)?];
+            if route.pauses > 0 {
+                open.resize(1 + route.pauses, id(PAUSE)?);
+            }
+            Ok((name.clone(), (route.clone(), open)))
+        });
         Ok(Encoder {
             routes: with_ids.collect::<Result<_>>()?,
             separator: id(SEPARATOR)?,
@@ -273,9 +277,10 @@ impl Encoder {
         self.answer
     }
 
-    /// The knobs of a route and the token that opens it.
-    pub fn route(&self, name: &str) -> Option<(&Route, u32)> {
-        self.routes.get(name).map(|(route, open)| (route, *open))
+    /// The knobs of a route and the tokens that open it, pauses included.
+    pub fn route(&self, name: &str) -> Option<(&Route, &[u32])> {
+        let (route, open) = self.routes.get(name)?;
+        Some((route, open))
     }
 
     /// Whether a token is one decimal digit.
@@ -307,8 +312,8 @@ impl Encoder {
         };
         let mut row = TokenizedRow::default();
         row.push(&self.tokens(question)?, knobs.question_weight);
-        // The engine forces the opening token, so there is nothing to learn about it.
-        row.push(&[open], 0.0);
+        // The engine forces the opening tokens, so there is nothing to learn about them.
+        row.push(open, 0.0);
         if knobs.kind != RouteKind::Direct {
             for (index, chunk) in chunks.iter().enumerate() {
                 if index > 0 {

@@ -35,6 +35,12 @@ pub enum Error {
     /// A task cannot be made as its parameters ask.
     #[error("task {0}")]
     Task(String),
+    /// An experiment cannot be run as its file asks, or a part of it failed.
+    #[error("experiment: {0}")]
+    Experiment(String),
+    /// Somebody asked the run to stop; the same command goes on from here.
+    #[error("stopped; the same command goes on from here")]
+    Stopped,
     /// The tokenizer cannot be trained, read or used as the recipe asks.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -92,7 +92,7 @@ fn reasoning(recipe: &Recipe, encoder: &Encoder) -> Result<ReasoningSpec> {
             name.to_owned(),
             RouteSpec {
                 kind: route.kind,
-                open: vec![open],
+                open: open.to_vec(),
                 close,
                 max_thinking_tokens: route.max_thinking_tokens,
                 ..RouteSpec::default()

@@ -9,12 +9,16 @@
 
 pub mod card;
 pub mod checkpoint;
+pub mod curriculum;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod experiment;
 pub mod export;
+pub mod flops;
 pub mod loss;
 pub mod manifest;
+pub mod methods;
 pub mod ops;
 pub mod optimizer;
 pub mod pack;

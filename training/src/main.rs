@@ -1,5 +1,6 @@
 //! `skim-train`: the stages of a distillation as commands. Nothing but arguments.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Parser, Subcommand};
 use skimstone_training::card::markdown;
 use skimstone_training::eval::{EvalOptions, evaluate};
+use skimstone_training::experiment::{self, CellId, RunOptions, Spec};
 use skimstone_training::pipeline::{Pipeline, parse_format, train, write_card};
 use skimstone_training::recipe::Recipe;
 use skimstone_training::skip::{Criterion, Rule, shorten_file};
@@ -77,6 +79,39 @@ enum Stage {
         /// Folder for everything that it makes.
         #[arg(long)]
         out: PathBuf,
+    },
+    /// Run a grid of methods, tasks and seeds and report what is resolved; goes on where it was stopped or killed.
+    Experiment {
+        /// The experiment, for example `training/experiments/chain.toml`.
+        file: PathBuf,
+        /// Folder for everything that it makes; `runs/NAME` if left out.
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Cells at the same time, each a process of one thread; one per core if left out.
+        #[arg(long, default_value_t = 0)]
+        jobs: usize,
+    },
+    /// Hold two methods of an experiment against each other: paired differences with intervals.
+    Compare {
+        /// Folder of the experiment.
+        out: PathBuf,
+        /// Label of the task.
+        task: String,
+        /// Label of a method.
+        method: String,
+        /// Label of the method that it is held against.
+        control: String,
+    },
+    /// One cell of an experiment, as `experiment` starts it.
+    #[command(hide = true)]
+    ExperimentCell {
+        /// Folder of the experiment.
+        out: PathBuf,
+        /// Name of the cell.
+        cell: String,
+        /// Only measure how long answers take.
+        #[arg(long)]
+        time: bool,
     },
     /// Train a student by a recipe; goes on from the newest checkpoint in the output folder.
     Train {
@@ -165,6 +200,36 @@ fn run(stage: Stage) -> Result<()> {
         Stage::Distill { pipeline, out } => {
             Pipeline::load(&pipeline)?.run(&out, &stop_on_interrupt()?)
         }
+        Stage::Experiment { file, out, jobs } => {
+            let spec = Spec::load(&file)?;
+            let out = out.unwrap_or_else(|| Path::new("runs").join(&spec.name));
+            let program = std::env::current_exe().map_err(Error::io("skim-train"))?;
+            let options = RunOptions {
+                out,
+                jobs,
+                program,
+                stop: stop_on_interrupt()?,
+            };
+            experiment::run(&spec, &options)?;
+            println!("{}", options.out.join("report.md").display());
+            Ok(())
+        }
+        Stage::Compare {
+            out,
+            task,
+            method,
+            control,
+        } => {
+            print!("{}", experiment::compare(&out, &task, &method, &control)?);
+            Ok(())
+        }
+        Stage::ExperimentCell { out, cell, time } => {
+            let stop = stop_on_interrupt()?;
+            stop_without_parent(stop.clone());
+            // Whoever reads the steps may be gone: then they are nobody's business.
+            let progress = |steps| drop(writeln!(std::io::stdout(), "{steps}"));
+            experiment::run_cell(&out, &CellId::parse(&cell)?, time, stop, &progress)
+        }
         Stage::Export {
             checkpoint,
             recipe,
@@ -201,7 +266,7 @@ fn run(stage: Stage) -> Result<()> {
             margin,
             out,
         } => {
-            let rule = Rule { criterion, margin };
+            let rule = Rule::new(criterion, margin);
             let deletions = shorten_file(&checkpoint, &rows, limit, rule, &out, |n| {
                 eprintln!("{n} rows")
             })?;
@@ -252,6 +317,14 @@ fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
     ctrlc::set_handler(move || handle.store(true, Ordering::Relaxed))
         .map_err(|error| Error::Recipe(format!("cannot listen for Ctrl-C: {error}")))?;
     Ok(stop)
+}
+
+/// Sets the flag when standard input ends: the process that started this one is gone.
+fn stop_without_parent(stop: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 fn read_json(path: &Path) -> Result<serde_json::Value> {

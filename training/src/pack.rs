@@ -157,6 +157,8 @@ fn tree_len(rows: &[&TokenizedRow]) -> usize {
 pub struct Packing {
     /// Most tokens in a micro-batch (a single longer row still gets one of its own).
     pub micro_batch_tokens: usize,
+    /// Most rows in a micro-batch; 0: as many as fit.
+    pub micro_batch_rows: usize,
     /// Most rows in one tree. Fewer mix more groups into a step; more save more prefix.
     pub tree_rows: usize,
     /// Seed of the shuffle.
@@ -184,18 +186,25 @@ impl Packing {
     /// Trees one after the other into micro-batches.
     fn fill(&self, rows: &[TokenizedRow], trees: Vec<Vec<usize>>) -> Vec<Vec<Vec<usize>>> {
         let mut batches: Vec<Vec<Vec<usize>>> = Vec::new();
-        let mut filled = 0;
+        let (mut filled, mut filled_rows) = (0, 0);
+        let most_rows = match self.micro_batch_rows {
+            0 => usize::MAX,
+            most => most,
+        };
         for tree in trees {
             let members: Vec<&TokenizedRow> = tree.iter().map(|index| &rows[*index]).collect();
             let len = tree_len(&members);
             match batches.last_mut() {
-                Some(batch) if filled + len <= self.micro_batch_tokens => {
+                Some(batch)
+                    if filled + len <= self.micro_batch_tokens
+                        && filled_rows + tree.len() <= most_rows =>
+                {
+                    (filled, filled_rows) = (filled + len, filled_rows + tree.len());
                     batch.push(tree);
-                    filled += len;
                 }
                 _ => {
+                    (filled, filled_rows) = (len, tree.len());
                     batches.push(vec![tree]);
-                    filled = len;
                 }
             }
         }
@@ -216,8 +225,11 @@ impl Packing {
             let mut tree = Tree::default();
             for index in group.iter().copied() {
                 let grown = tree.len_with(rows, index);
-                let is_full =
-                    tree.members.len() >= self.tree_rows || grown > self.micro_batch_tokens;
+                let most_rows = match self.micro_batch_rows {
+                    0 => self.tree_rows,
+                    most => self.tree_rows.min(most),
+                };
+                let is_full = tree.members.len() >= most_rows || grown > self.micro_batch_tokens;
                 if is_full && !tree.members.is_empty() {
                     trees.push(std::mem::take(&mut tree).members);
                 }

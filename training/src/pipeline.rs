@@ -260,10 +260,7 @@ fn run_stage(stage: &Stage, folder: &Path, chain: &str, stop: &Arc<AtomicBool>) 
             out,
         } => {
             let from = checkpoint::newest(&at(checkpoint))?;
-            let rule = Rule {
-                criterion: *criterion,
-                margin: *margin,
-            };
+            let rule = Rule::new(*criterion, *margin);
             shorten_file(&from, &at(rows), *limit, rule, &at(out), |n| {
                 eprintln!("{n} rows")
             })

@@ -124,6 +124,9 @@ pub struct Route {
     pub open: String,
     /// `direct`: the answer follows; `cot` and `skip`: the row's chunks stand before it.
     pub kind: RouteKind,
+    /// Pause tokens after the opening token: positions to compute in, nothing is learned about them.
+    #[serde(default)]
+    pub pauses: usize,
     /// The most thinking tokens that the engine lets the route take; no limit of its own if left out.
     #[serde(default)]
     pub max_thinking_tokens: Option<usize>,
@@ -144,6 +147,8 @@ pub struct Route {
 pub struct BatchKnobs {
     /// Most tokens in one micro-batch.
     pub micro_batch_tokens: usize,
+    /// Most rows in one micro-batch; 0: as many as fit.
+    pub micro_batch_rows: usize,
     /// Micro-batches per optimizer step, over all workers.
     pub micro_batches: usize,
     /// Most rows that share one prefix in a micro-batch.
@@ -156,6 +161,7 @@ impl Default for BatchKnobs {
     fn default() -> Self {
         Self {
             micro_batch_tokens: 4096,
+            micro_batch_rows: 0,
             micro_batches: 2,
             tree_rows: 16,
             workers: 0,
@@ -321,6 +327,7 @@ pub(crate) fn default_routes() -> BTreeMap<String, Route> {
     let route = |open: &str, kind| Route {
         open: open.to_owned(),
         kind,
+        pauses: 0,
         max_thinking_tokens: None,
         question_weight: 0.0,
         thinking_weight: 1.0,

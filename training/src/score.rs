@@ -6,9 +6,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::Tensor;
+use skimstone::ModelConfig;
 
 use crate::data::TokenizedRow;
 use crate::error::Result;
+use crate::flops;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::with_values;
 use crate::pack::{Batch, Packing, build};
@@ -127,6 +129,37 @@ fn argmax(row: &[f32]) -> usize {
     best
 }
 
+/// Threads that scoring uses; 0: one per core.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets the threads that scoring uses in this process, 0 for one per core. Results do not depend on it.
+pub fn use_threads(threads: usize) {
+    THREADS.store(threads, Ordering::Relaxed);
+}
+
+fn threads() -> usize {
+    match THREADS.load(Ordering::Relaxed) {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        threads => threads,
+    }
+}
+
+fn packing() -> Packing {
+    Packing {
+        micro_batch_tokens: MICRO_BATCH_TOKENS,
+        micro_batch_rows: 0,
+        tree_rows: 64,
+        seed: 0,
+    }
+}
+
+/// Floating-point operations of scoring `rows`, by [`flops::forward`].
+pub fn scoring_flops(config: &ModelConfig, rows: &[TokenizedRow]) -> u64 {
+    let plan = packing().in_order(rows);
+    let batches = plan.iter().map(|trees| build(rows, trees));
+    batches.map(|batch| flops::forward(config, &batch)).sum()
+}
+
 /// Indices of a micro-batch's rows, the number of targets of each, and what was computed.
 type Scored<R> = (Vec<usize>, Vec<usize>, R);
 
@@ -136,16 +169,9 @@ fn over_batches<R: Send>(
     rows: &[TokenizedRow],
     f: impl Fn(&Batch) -> Result<R> + Sync,
 ) -> Result<Vec<Scored<R>>> {
-    let packing = Packing {
-        micro_batch_tokens: MICRO_BATCH_TOKENS,
-        tree_rows: 64,
-        seed: 0,
-    };
-    let plan = packing.in_order(rows);
+    let plan = packing().in_order(rows);
     let next = AtomicUsize::new(0);
-    let workers = std::thread::available_parallelism()
-        .map_or(1, |n| n.get())
-        .min(plan.len());
+    let workers = threads().min(plan.len());
     let work = || -> Result<Vec<(usize, Vec<usize>, R)>> {
         let mut done = Vec::new();
         loop {

@@ -9,7 +9,9 @@
 //! ([`Rule::margin`]).
 //!
 //! ```text
-//! chunks ─each alone removed─▶ candidates ─all removed at once─▶ right? keep that : remove cumulatively, left to right
+//! independent  chunks ─each alone removed─▶ all that pass go
+//! cumulative   chunks ─left to right, each removal that passes stays─▶ what is left
+//! joint        chunks ─each alone removed─▶ candidates ─all removed at once─▶ right? keep that : remove cumulatively, left to right
 //! ```
 
 use std::collections::BTreeMap;
@@ -23,7 +25,7 @@ use crate::checkpoint;
 use crate::data::{Encoder, Row, TokenizedRow, read_rows, write_rows};
 use crate::error::{Error, Result};
 use crate::recipe::default_routes;
-use crate::score::{Prediction, predictions};
+use crate::score::{Prediction, predictions, scoring_flops};
 use crate::student::Student;
 
 /// When a deletion is kept.
@@ -34,6 +36,21 @@ pub enum Criterion {
     Answer,
     /// The answer stays right and the student is as sure of it and of the digits of the kept chunks, within the margin (ours).
     AnswerAndNumbers,
+    /// The student is as sure of the answer, within the margin, whether or not it would pick it.
+    AnswerProbability,
+}
+
+/// In which order chunks are tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Each alone; if all that pass can also go together they go, else they are removed one after the other (ours).
+    #[default]
+    Joint,
+    /// One after the other, left to right; what has gone stays gone.
+    Cumulative,
+    /// Each alone against the full chain; all that pass go.
+    Independent,
 }
 
 /// The deletion test.
@@ -42,7 +59,112 @@ pub struct Rule {
     /// What must stay right.
     pub criterion: Criterion,
     /// The most that the log-probability of what the criterion looks at may fall against the full chain, in nats over the whole row.
+    /// Infinite: only the answer counts.
     pub margin: f32,
+    /// In which order chunks are tried.
+    pub order: Order,
+    /// Whether the first and the last chunk always stay.
+    pub protect_ends: bool,
+}
+
+impl Rule {
+    /// The test with which the sleep student was made: joint order, no chunk protected.
+    pub fn new(criterion: Criterion, margin: f32) -> Rule {
+        Rule {
+            criterion,
+            margin,
+            order: Order::Joint,
+            protect_ends: false,
+        }
+    }
+}
+
+/// A trial: the row and which of its chunks stay.
+pub type Trial = (usize, Vec<bool>);
+
+/// Runs the deletion test. `counts` has for each row its chunks, or `None` if it is not to be shortened; `test` says which trials pass.
+///
+/// # Errors
+/// What `test` reports.
+pub fn decide(
+    counts: &[Option<usize>],
+    order: Order,
+    protect_ends: bool,
+    mut test: impl FnMut(&[Trial]) -> Result<Vec<bool>>,
+) -> Result<Vec<Option<Vec<bool>>>> {
+    let may_go =
+        |chunks: usize, index: usize| !(protect_ends && (index == 0 || index + 1 == chunks));
+    let mut kept: Vec<Option<Vec<bool>>> = counts
+        .iter()
+        .map(|count| count.map(|chunks| vec![true; chunks]))
+        .collect();
+    // What each row might lose: everything that is not protected, or what passes alone.
+    let mut candidates: Vec<Trial> = kept
+        .iter()
+        .enumerate()
+        .filter_map(|(row, keep)| Some((row, keep.as_ref()?.len())))
+        .map(|(row, chunks)| (row, (0..chunks).map(|i| !may_go(chunks, i)).collect()))
+        .collect();
+    if order != Order::Cumulative {
+        let alone: Vec<Trial> = candidates
+            .iter()
+            .flat_map(|(row, stays)| {
+                let gone = (0..stays.len()).filter(|index| !stays[*index]);
+                gone.map(|gone| (*row, (0..stays.len()).map(|i| i != gone).collect()))
+            })
+            .collect();
+        for (row, stays) in &mut candidates {
+            stays.fill(true);
+            kept[*row] = Some(stays.clone());
+        }
+        for ((row, trial), passes) in alone.iter().zip(test(&alone)?) {
+            if let (true, Some(keep)) = (passes, &mut kept[*row]) {
+                keep.iter_mut().zip(trial).for_each(|(k, t)| *k &= *t);
+            }
+        }
+        if order == Order::Independent {
+            return Ok(kept);
+        }
+        let mut together: Vec<Trial> = Vec::new();
+        for (row, keep) in kept.iter().enumerate() {
+            together.extend(keep.clone().map(|keep| (row, keep)));
+        }
+        let passed = test(&together)?;
+        let failed = together.into_iter().zip(passed).filter(|(_, ok)| !ok);
+        candidates = failed.map(|(trial, _)| trial).collect();
+    }
+    cumulative(&candidates, &mut kept, &mut test)?;
+    Ok(kept)
+}
+
+/// Removes each row's candidates (false) one after the other, left to right, keeping each removal that passes. All rows take the same
+/// step at once.
+fn cumulative(
+    candidates: &[Trial],
+    kept: &mut [Option<Vec<bool>>],
+    test: &mut impl FnMut(&[Trial]) -> Result<Vec<bool>>,
+) -> Result<()> {
+    for (row, stays) in candidates {
+        kept[*row] = Some(vec![true; stays.len()]);
+    }
+    let most = candidates.iter().map(|(_, stays)| stays.len()).max();
+    for index in 0..most.unwrap_or(0) {
+        let trials: Vec<Trial> = candidates
+            .iter()
+            .filter(|(_, stays)| stays.get(index) == Some(&false))
+            .filter_map(|(row, _)| {
+                let mut trial = kept[*row].clone()?;
+                trial[index] = false;
+                Some((*row, trial))
+            })
+            .collect();
+        for ((row, trial), passes) in trials.iter().zip(test(&trials)?) {
+            if passes {
+                kept[*row] = Some(trial.clone());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What was deleted, by role of the chunk.
@@ -81,7 +203,7 @@ pub fn shorten_file(
     Ok(deletions)
 }
 
-/// The route that is tested: the student must know rationales with gaps on it.
+/// The route that [`shorten`] tests: the student must know rationales with gaps on it.
 const ROUTE: &str = "skip";
 
 /// Rows from which chunks are missing at random, whatever they say: each row draws a share up to `most`, each of its chunks goes with that
@@ -119,7 +241,7 @@ pub fn shorten(
         ..Deletions::default()
     };
     for (batch_index, batch) in rows.chunks(ROWS_PER_BATCH).enumerate() {
-        let kept = kept_chunks(student, encoder, batch, rule)?;
+        let (kept, _) = kept_chunks(student, encoder, ROUTE, batch, rule)?;
         for (row, kept) in batch.iter().zip(kept) {
             let Some(kept) = kept else {
                 deletions.not_solved += 1;
@@ -138,94 +260,50 @@ pub fn shorten(
     Ok((out, deletions))
 }
 
-/// For each row which chunks stay; `None` where even the full chain fails.
-fn kept_chunks(
+/// For each row which chunks stay, `None` where even the full chain fails; and the floating-point operations that finding out took.
+///
+/// # Errors
+/// If a row cannot be tokenized or does not fit the student.
+pub fn kept_chunks(
     student: &Student,
     encoder: &Encoder,
+    route: &str,
     rows: &[Row],
     rule: Rule,
-) -> Result<Vec<Option<Vec<bool>>>> {
-    let ask = |trials: &[(usize, Vec<bool>)]| -> Result<Vec<Evidence>> {
+) -> Result<(Vec<Option<Vec<bool>>>, u64)> {
+    let mut flops = 0;
+    let mut ask = |trials: &[Trial]| -> Result<Vec<Evidence>> {
         let encoded = trials
             .iter()
-            .map(|(row, keep)| encode(encoder, &rows[*row], keep, *row))
+            .map(|(row, keep)| encode(encoder, route, &rows[*row], keep, *row))
             .collect::<Result<Vec<_>>>()?;
+        flops += scoring_flops(student.config(), &encoded);
         let predicted = predictions(student, &encoded)?;
         let pairs = encoded.iter().zip(&predicted);
         Ok(pairs
             .map(|(row, predicted)| Evidence::new(encoder, row, predicted, rule.criterion))
             .collect())
     };
-
-    let full: Vec<(usize, Vec<bool>)> = rows
-        .iter()
-        .enumerate()
-        .map(|(i, r)| (i, vec![true; r.chunks.len()]))
-        .collect();
+    let full = rows.iter().enumerate();
+    let full: Vec<Trial> = full.map(|(i, r)| (i, vec![true; r.chunks.len()])).collect();
     let whole = ask(&full)?;
-    let solved: Vec<bool> = whole.iter().map(Evidence::answer_is_right).collect();
-    let test = |trials: &[(usize, Vec<bool>)]| -> Result<Vec<bool>> {
+    let counts: Vec<Option<usize>> = rows
+        .iter()
+        .zip(&whole)
+        .map(|(row, found)| found.answer_is_right().then_some(row.chunks.len()))
+        .collect();
+    let kept = decide(&counts, rule.order, rule.protect_ends, |trials| {
         let found = ask(trials)?;
         let pairs = trials.iter().zip(&found);
         Ok(pairs
-            .map(|((row, keep), found)| found.holds(keep, &whole[*row], rule.margin))
+            .map(|((row, keep), found)| found.holds(keep, &whole[*row], rule))
             .collect())
-    };
-
-    let alone: Vec<(usize, Vec<bool>)> = full
-        .iter()
-        .filter(|(row, _)| solved[*row])
-        .flat_map(|(row, keep)| {
-            (0..keep.len()).map(|gone| {
-                let mut trial = keep.clone();
-                trial[gone] = false;
-                (*row, trial)
-            })
-        })
-        .collect();
-    let mut kept: Vec<Option<Vec<bool>>> = full
-        .into_iter()
-        .zip(&solved)
-        .map(|((_, keep), &ok)| ok.then_some(keep))
-        .collect();
-    for ((row, trial), ok) in alone.iter().zip(test(&alone)?) {
-        if let (true, Some(keep)) = (ok, &mut kept[*row]) {
-            keep.iter_mut().zip(trial).for_each(|(k, t)| *k &= *t);
-        }
-    }
-
-    let together: Vec<(usize, Vec<bool>)> = kept
-        .iter()
-        .enumerate()
-        .filter_map(|(i, k)| k.clone().map(|k| (i, k)))
-        .collect();
-    for ((row, candidates), ok) in together.iter().zip(test(&together)?) {
-        if !ok {
-            kept[*row] = Some(cumulative(candidates, |trial| {
-                Ok(test(&[(*row, trial.to_vec())])?[0])
-            })?);
-        }
-    }
-    Ok(kept)
-}
-
-/// Removes the candidates (false) one after the other, left to right, keeping each removal that passes.
-fn cumulative(
-    candidates: &[bool],
-    mut test: impl FnMut(&[bool]) -> Result<bool>,
-) -> Result<Vec<bool>> {
-    let mut keep = vec![true; candidates.len()];
-    for (index, _) in candidates.iter().enumerate().filter(|(_, stays)| !**stays) {
-        keep[index] = false;
-        if !test(&keep)? {
-            keep[index] = true;
-        }
-    }
-    Ok(keep)
+    })?;
+    Ok((kept, flops))
 }
 
 /// The row with the chunks that `keep` marks, and what is known of them.
-fn without(row: &Row, keep: &[bool]) -> Row {
+pub(crate) fn without(row: &Row, keep: &[bool]) -> Row {
     let stays = |index: &usize| *keep.get(*index).unwrap_or(&true);
     let kept: Vec<usize> = (0..row.chunks.len()).filter(stays).collect();
     let place = |old: &usize| kept.binary_search(old).ok();
@@ -247,9 +325,15 @@ fn picked<T: Clone>(entries: &[T], indices: &[usize]) -> Vec<T> {
         .collect()
 }
 
-fn encode(encoder: &Encoder, row: &Row, keep: &[bool], group: usize) -> Result<TokenizedRow> {
+fn encode(
+    encoder: &Encoder,
+    route: &str,
+    row: &Row,
+    keep: &[bool],
+    group: usize,
+) -> Result<TokenizedRow> {
     let short = without(row, keep);
-    let mut tokens = encoder.encode(ROUTE, &short.question, &short.chunks, &short.answer)?;
+    let mut tokens = encoder.encode(route, &short.question, &short.chunks, &short.answer)?;
     tokens.group = group as u32;
     Ok(tokens)
 }
@@ -297,13 +381,15 @@ impl Evidence {
         self.answer.iter().all(|p| p.is_picked)
     }
 
-    /// Whether a trial that keeps the chunks `keep` still gives the answer and loses at most `margin` against the full chain.
-    fn holds(&self, keep: &[bool], full: &Evidence, margin: f32) -> bool {
+    /// Whether a trial that keeps the chunks `keep` still gives the answer and loses at most the margin against the full chain.
+    fn holds(&self, keep: &[bool], full: &Evidence, rule: Rule) -> bool {
         let kept = full.chunks.iter().zip(keep).filter(|(_, keep)| **keep);
         let before = kept.flat_map(|(chunk, _)| chunk).chain(&full.answer);
         let now = self.chunks.iter().flatten().chain(&self.answer);
         let sum = |total: f32, p: &Prediction| total + p.probability.max(f32::MIN_POSITIVE).ln();
-        self.answer_is_right() && now.fold(0.0, sum) >= before.fold(0.0, sum) - margin
+        let may_be_wrong = rule.criterion == Criterion::AnswerProbability;
+        (may_be_wrong || self.answer_is_right())
+            && now.fold(0.0, sum) >= before.fold(0.0, sum) - rule.margin
     }
 }
 
@@ -325,7 +411,8 @@ mod tests {
             chunks: vec![digits.map(p).to_vec()],
             answer: vec![p(answer)],
         };
-        let holds = |trial: Evidence| trial.holds(&[false, true], &full, 0.5);
+        let rule = Rule::new(Criterion::AnswerAndNumbers, 0.5);
+        let holds = |trial: Evidence| trial.holds(&[false, true], &full, rule);
         assert!(full.answer_is_right() && holds(trial([0.9, 0.9], 0.95)));
         assert!(holds(trial([0.6, 0.9], 0.95)), "ln 0.9/0.6 = 0.41");
         assert!(!holds(trial([0.6, 0.8], 0.95)));
@@ -333,13 +420,47 @@ mod tests {
     }
 
     #[test]
-    fn cumulative_keeps_what_the_test_needs() {
-        // The answer needs chunk 1 or chunk 2, and chunk 3; alone each of 1 and 2 is a candidate.
-        let kept = cumulative(&[false, false, false, true], |keep| {
-            Ok((keep[1] || keep[2]) && keep[3])
-        })
-        .expect("no error");
-        assert_eq!(kept, [false, false, true, true]);
+    fn the_three_orders_on_a_scorer_with_a_known_answer() {
+        // The answer needs chunk 1 or chunk 2, and chunk 3; chunk 0 says nothing. The second row is not solved, the third needs nothing.
+        let mut asked = 0;
+        let mut run = |order, protect_ends| {
+            decide(&[Some(4), None, Some(3)], order, protect_ends, |trials| {
+                asked += trials.len();
+                let passes = |(row, keep): &Trial| *row == 2 || (keep[1] || keep[2]) && keep[3];
+                Ok(trials.iter().map(passes).collect())
+            })
+            .expect("the scorer does not fail")
+        };
+        let row = |kept: &[u8]| Some(kept.iter().map(|k| *k == 1).collect::<Vec<bool>>());
+        let cases = [
+            // Alone 1 and 2 can both go, together they cannot: the weakness of the independent order.
+            (
+                Order::Independent,
+                false,
+                row(&[0, 0, 0, 1]),
+                row(&[0, 0, 0]),
+            ),
+            (
+                Order::Cumulative,
+                false,
+                row(&[0, 0, 1, 1]),
+                row(&[0, 0, 0]),
+            ),
+            (Order::Joint, false, row(&[0, 0, 1, 1]), row(&[0, 0, 0])),
+            (
+                Order::Independent,
+                true,
+                row(&[1, 0, 0, 1]),
+                row(&[1, 0, 1]),
+            ),
+            (Order::Cumulative, true, row(&[1, 0, 1, 1]), row(&[1, 0, 1])),
+            (Order::Joint, true, row(&[1, 0, 1, 1]), row(&[1, 0, 1])),
+        ];
+        for (order, protect_ends, first, third) in cases {
+            let kept = run(order, protect_ends);
+            assert_eq!(kept, [first, None, third], "{order:?} {protect_ends}");
+        }
+        assert!(asked > 0);
     }
 
     #[test]

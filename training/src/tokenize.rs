@@ -27,7 +27,11 @@ pub const SEPARATOR: &str = "<|sep|>";
 /// Ends the answer.
 pub const END: &str = "<|end|>";
 
-/// Every special token, in the order of their ids, which begin at 0.
+/// A position to compute in before the answer, see [`crate::recipe::Route::pauses`]. Only tokenizers of experiments have it
+/// ([`add_pause`]).
+pub const PAUSE: &str = "<|pause|>";
+
+/// Every special token of a student, in the order of their ids, which begin at 0.
 pub const SPECIAL_TOKENS: [&str; 6] = [END, ANSWER, SEPARATOR, DIRECT, COT, SKIP];
 
 /// What a token can be at most: one digit, or a word with the space before or after it. A space stays with the word, not with a
@@ -90,6 +94,11 @@ pub fn train_tokenizer(
         .train(&mut trainer, texts.into_iter())
         .map_err(fail)?;
     Ok(tokenizer)
+}
+
+/// Adds [`PAUSE`] to a vocabulary, after all other tokens.
+pub fn add_pause(tokenizer: &mut Tokenizer) {
+    tokenizer.add_special_tokens(&[AddedToken::from(PAUSE, true)]);
 }
 
 /// [`train_tokenizer`] into a `tokenizer.json`.

@@ -8,9 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use skimstone::ModelConfig;
+
 use crate::checkpoint::{self, Position};
+use crate::curriculum::Curriculum;
 use crate::data::{Dataset, Encoder, TokenizedRow};
 use crate::error::{Error, Result};
+use crate::flops;
 use crate::loss::supervised_gradient;
 use crate::ops::simd::multiversion;
 use crate::optimizer::AdamW;
@@ -28,6 +32,8 @@ pub struct Trainer {
     student: Student,
     optimizer: AdamW,
     rows: Vec<TokenizedRow>,
+    /// What replaces the rows on the way, if anything does.
+    curriculum: Option<Box<dyn Curriculum>>,
     /// Held-out rows by route.
     validation: Vec<(String, Vec<TokenizedRow>)>,
     position: Position,
@@ -54,6 +60,7 @@ struct Sums {
     correct: usize,
     tokens: usize,
     row_tokens: usize,
+    flops: u64,
 }
 
 impl Sums {
@@ -65,6 +72,7 @@ impl Sums {
             correct: self.correct + other.correct,
             tokens: self.tokens + other.tokens,
             row_tokens: self.row_tokens + other.row_tokens,
+            flops: self.flops + other.flops,
         }
     }
 }
@@ -146,10 +154,65 @@ impl Trainer {
             student,
             optimizer,
             rows,
+            curriculum: None,
             validation,
         };
         trainer.plan = trainer.packing().plan(&trainer.rows, 0);
         Ok(trainer)
+    }
+
+    /// A run over rows that change on the way.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] if there is nothing to train on; whatever the curriculum reports.
+    pub fn with_curriculum(
+        recipe: Recipe,
+        student: Student,
+        mut curriculum: Box<dyn Curriculum>,
+    ) -> Result<Trainer> {
+        if recipe.batch.micro_batches != 1 {
+            // Rows that change within a step would leave its other micro-batches pointing at rows that are gone.
+            return Err(Error::Recipe(format!(
+                "`batch.micro_batches` is {}; rows that change on the way need 1",
+                recipe.batch.micro_batches
+            )));
+        }
+        let begin = curriculum.advance(0, true, &student)?;
+        let mut trainer = Trainer::with_rows(recipe, student, curriculum.rows()?, Vec::new())?;
+        trainer.position.flops = begin.map_or(0, |change| change.flops);
+        trainer.curriculum = Some(curriculum);
+        Ok(trainer)
+    }
+
+    /// Lets the curriculum change the rows; a change begins a new epoch.
+    fn advance(&mut self, epoch_ended: bool) -> Result<()> {
+        let Some(curriculum) = &mut self.curriculum else {
+            return Ok(());
+        };
+        self.optimizer.publish(&self.student)?;
+        let Some(change) = curriculum.advance(self.position.step, epoch_ended, &self.student)?
+        else {
+            return Ok(());
+        };
+        self.rows = curriculum.rows()?;
+        if self.rows.is_empty() {
+            return Err(Error::Recipe("the curriculum leaves no rows".to_owned()));
+        }
+        self.position.flops += change.flops;
+        if change.restarts_optimizer {
+            self.optimizer = AdamW::new(&self.student, self.recipe.optimizer)?;
+            self.position.restarted_at = self.position.step;
+        }
+        if !epoch_ended {
+            self.begin_epoch();
+        }
+        Ok(())
+    }
+
+    fn begin_epoch(&mut self) {
+        self.position.epoch += 1;
+        self.position.micro_batch = 0;
+        self.plan = self.packing().plan(&self.rows, self.position.epoch);
     }
 
     /// Goes on from a checkpoint of the same recipe: weights, moments, step and place in the rows.
@@ -175,6 +238,10 @@ impl Trainer {
                 position.seed, self.recipe.seed
             ));
         }
+        if let Some(curriculum) = &mut self.curriculum {
+            curriculum.restore(checkpoint::load_curriculum(path)?)?;
+            self.rows = curriculum.rows()?;
+        }
         (self.student, self.optimizer, self.position) = (student, optimizer, position);
         self.plan = self.packing().plan(&self.rows, position.epoch);
         Ok(())
@@ -183,6 +250,11 @@ impl Trainer {
     /// Once `stop` is true the run stops after the present step.
     pub fn stop_with(&mut self, stop: Arc<AtomicBool>) {
         self.stop = stop;
+    }
+
+    /// Where the run stands.
+    pub fn position(&self) -> Position {
+        self.position
     }
 
     /// The student as it is now.
@@ -194,6 +266,7 @@ impl Trainer {
         let batch = self.recipe.batch;
         Packing {
             micro_batch_tokens: batch.micro_batch_tokens,
+            micro_batch_rows: batch.micro_batch_rows,
             tree_rows: batch.tree_rows,
             seed: self.recipe.seed,
         }
@@ -292,6 +365,7 @@ impl Trainer {
             &self.optimizer,
             self.position,
             &self.recipe.tokenizer,
+            self.curriculum.as_ref().map(|c| c.state()).as_ref(),
         )?;
         checkpoint::prune(folder, self.recipe.checkpoint.keep)?;
         view.event(&Event::Saved {
@@ -302,29 +376,32 @@ impl Trainer {
     }
 
     /// The plan entries of the next step; a new epoch is planned when one is used up.
-    fn next_micro_batches(&mut self) -> Vec<Vec<Vec<usize>>> {
+    fn next_micro_batches(&mut self) -> Result<Vec<Vec<Vec<usize>>>> {
+        if self.position.step > 0 {
+            self.advance(false)?;
+        }
         let mut taken = Vec::with_capacity(self.recipe.batch.micro_batches);
         while taken.len() < self.recipe.batch.micro_batches {
             if self.position.micro_batch as usize >= self.plan.len() {
-                self.position.epoch += 1;
-                self.position.micro_batch = 0;
-                self.plan = self.packing().plan(&self.rows, self.position.epoch);
+                self.advance(true)?;
+                self.begin_epoch();
             }
             taken.push(self.plan[self.position.micro_batch as usize].clone());
             self.position.micro_batch += 1;
         }
-        taken
+        Ok(taken)
     }
 
     /// One optimizer step; returns the sums of its micro-batches and the gradient norm.
     fn step(&mut self, learning_rate: f64) -> Result<(Sums, f64)> {
-        let micro_batches = self.next_micro_batches();
+        let micro_batches = self.next_micro_batches()?;
         let (weights, rows, workers) = (&self.optimizer.weights, &self.rows, self.workers.len());
+        let config = self.student.config();
         let work = |index: usize, worker: &mut Worker| {
             worker.gradient.fill(0.0);
             let mut own = micro_batches.iter().skip(index).step_by(workers);
             own.try_fold(Sums::default(), |sums, trees| {
-                micro_batch(worker, weights, rows, trees).map(|part| sums.add(part))
+                micro_batch(config, worker, weights, rows, trees).map(|part| sums.add(part))
             })
         };
         let parts = match self.workers.as_mut_slice() {
@@ -340,6 +417,7 @@ impl Trainer {
         };
         let sums = parts.into_iter().fold(Sums::default(), Sums::add);
         self.position.step += 1;
+        self.position.flops += sums.flops;
         if !sums.loss.is_finite() {
             return Err(Error::Diverged {
                 step: self.position.step,
@@ -384,6 +462,7 @@ impl Trainer {
 
 /// Forward and backward of one micro-batch; gradients are added to the worker's.
 fn micro_batch(
+    config: &ModelConfig,
     worker: &mut Worker,
     weights: &[f32],
     rows: &[TokenizedRow],
@@ -403,6 +482,7 @@ fn micro_batch(
             .flatten()
             .map(|index| rows[*index].tokens.len())
             .sum(),
+        flops: flops::training(config, &batch),
     })
 }
 

@@ -56,6 +56,7 @@ fn a_tree_computes_what_separate_rows_compute() {
     let (student, rows) = (student("qwen3"), rows());
     let plan = Packing {
         micro_batch_tokens: 4096,
+        micro_batch_rows: 0,
         tree_rows: 16,
         seed: 1,
     }
@@ -158,6 +159,7 @@ fn a_plan_holds_every_row_once_within_the_budget() {
         .collect();
     let packing = Packing {
         micro_batch_tokens: 300,
+        micro_batch_rows: 0,
         tree_rows: 4,
         seed: 9,
     };

@@ -101,11 +101,19 @@ impl Task {
 
     /// Makes file names of the parameters relative to `folder`.
     pub fn resolve(&mut self, folder: &Path) {
-        let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
+        self.each_file(|path| *path = folder.join(&*path));
+    }
+
+    /// Leaves only the names of files: where they lie is no part of the task.
+    pub fn forget_folders(&mut self) {
+        self.each_file(|path| *path = path.file_name().unwrap_or_default().into());
+    }
+
+    fn each_file(&mut self, resolve: impl Fn(&mut PathBuf)) {
         match self {
-            Task::Prosqa(task) => task.test.iter_mut().for_each(resolve),
-            Task::Knights(task) => task.file.iter_mut().for_each(resolve),
-            Task::Babi(task) => task.files.iter_mut().for_each(resolve),
+            Task::Prosqa(task) => task.test.iter_mut().for_each(&resolve),
+            Task::Knights(task) => task.file.iter_mut().for_each(&resolve),
+            Task::Babi(task) => task.files.iter_mut().for_each(&resolve),
             Task::Gsm8k(task) => [&mut task.train, &mut task.test]
                 .into_iter()
                 .for_each(resolve),
