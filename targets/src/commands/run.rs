@@ -7,6 +7,8 @@
 mod report;
 mod view;
 
+use std::mem::ManuallyDrop;
+
 use skimstone::reason::{Ask, Budget, Engine, EngineOptions, Event, Usage};
 use skimstone::{
     Error, ErrorKind, FinishReason, Generate, GenerateOptions, Model, SamplerOptions, Session,
@@ -75,7 +77,8 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn run(self) -> Result {
-        let model = self.model.open()?;
+        // The process ends with the answer. To take a large vocabulary apart before would be a fifth of a short run.
+        let model = ManuallyDrop::new(self.model.open()?);
         let report = if self.raw {
             self.generate(&model)?
         } else {
