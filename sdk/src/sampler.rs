@@ -132,10 +132,7 @@ impl Sampler {
             );
             return Err(Error::new(ErrorKind::Argument, message));
         }
-        if let Some(id) = logits
-            .iter()
-            .position(|x| x.is_nan() || *x == f32::INFINITY)
-        {
+        if let Some(id) = first(logits, |x| x.is_nan() || x == f32::INFINITY) {
             let message = format!("the logit of token {id} is {}", logits[id]);
             return Err(
                 Error::new(ErrorKind::NonFinite, message).with_hint("are the weights damaged?")
@@ -250,7 +247,7 @@ impl Sampler {
 
     /// Fills `top` and returns the log-probability of `id` under the raw `logits`.
     fn measure(&mut self, logits: &[f32], id: TokenId) -> f32 {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let max = largest(logits);
         let sum: f64 = logits.iter().map(|x| f64::from((x - max).exp())).sum();
         let log_sum = f64::from(max) + sum.ln();
         let logprob = |id: TokenId| (f64::from(logits[id as usize]) - log_sum) as f32;
@@ -305,15 +302,35 @@ fn check(options: &SamplerOptions, vocab_size: usize) -> Result<()> {
     Ok(())
 }
 
-/// The largest value; of equal ones the lowest id.
+/// Index of the largest value, the first of equals; 0 if none is above minus infinity.
 fn argmax(x: &[f32]) -> TokenId {
-    let mut best = 0;
-    for (i, value) in x.iter().enumerate() {
-        if *value > x[best] {
-            best = i;
+    let max = largest(x);
+    first(x, |x| x == max).unwrap_or(0) as TokenId
+}
+
+/// The largest value; NaN never wins.
+///
+/// Sixteen at a time, so that the compiler makes vectors of them: a vocabulary is read several times per token.
+fn largest(x: &[f32]) -> f32 {
+    let (chunks, rest) = x.as_chunks::<16>();
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane = if *x > *lane { *x } else { *lane };
         }
     }
-    best as TokenId
+    let all = lanes.iter().chain(rest);
+    all.fold(f32::NEG_INFINITY, |max, x| max.max(*x))
+}
+
+/// Index of the first value that `is` true of; sixteen at a time as in [`largest`].
+fn first(x: &[f32], is: impl Fn(f32) -> bool) -> Option<usize> {
+    let (chunks, _) = x.as_chunks::<16>();
+    let chunk = chunks
+        .iter()
+        .position(|chunk| chunk.iter().fold(false, |any, x| any | is(*x)));
+    let start = 16 * chunk.unwrap_or(chunks.len());
+    x[start..].iter().position(|x| is(*x)).map(|i| start + i)
 }
 
 /// xoshiro256++ by Blackman and Vigna (2019), seeded through splitmix64 as its authors advise. Small, fast, and the same on
