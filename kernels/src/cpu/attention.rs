@@ -56,6 +56,13 @@ type Scores = [f32; MAX_KV_BLOCK];
 /// The same dimension of the queries of all heads that walk together, times the scale of the scores.
 type Query = [f32; GROUP];
 
+/// Working memory of a group of heads, cleared once per band. What a smaller group leaves in the places of the heads that it has not is
+/// computed with and thrown away.
+struct Room {
+    scores: [Scores; GROUP],
+    queries: [Query; MAX_HEAD_DIM],
+}
+
 /// `out[t, h] = softmax(scale · q[t, h] · Kᵀ) · V` over the entries that are visible and not later than the query.
 ///
 /// The band counts in values of `out` seen as one row `[T·H·D]` and starts and ends between heads. Each head is computed
@@ -81,12 +88,16 @@ pub(crate) fn attention<I: Isa, W: KvValues>(
     let columns = out.columns();
     let (mut head, end) = (columns.start / head_dim, columns.end / head_dim);
     let mut out = out.row_mut(0);
+    let mut room = Room {
+        scores: [[0.0; MAX_KV_BLOCK]; GROUP],
+        queries: [[0.0; GROUP]; MAX_HEAD_DIM],
+    };
     while head < end {
         let (t, h) = (head / heads, head % heads);
         let n = (end - head).min(group - h % group).min(GROUP);
         let (now, later) = out.split_at_mut(n * head_dim);
         let q = &q[head * head_dim..][..n * head_dim];
-        heads_of_group::<I, W>(isa, q, q_positions[t], h / group, shape, kv, now);
+        heads_of_group::<I, W>(isa, q, q_positions[t], h / group, shape, kv, &mut room, now);
         out = later;
         head += n;
     }
@@ -101,6 +112,7 @@ fn heads_of_group<I: Isa, W: KvValues>(
     g: usize,
     shape: AttentionShape,
     kv: &dyn KvSource,
+    room: &mut Room,
     out: &mut [f32],
 ) {
     let (dim, heads) = (shape.head_dim, q.len() / shape.head_dim);
@@ -108,9 +120,8 @@ fn heads_of_group<I: Isa, W: KvValues>(
         max: f32::NEG_INFINITY,
         total: 0.0,
     }; GROUP];
-    let mut scores = [[0.0; MAX_KV_BLOCK]; GROUP];
-    let mut by_dimension = [[0.0; GROUP]; MAX_HEAD_DIM];
-    let queries = &mut by_dimension[..dim];
+    let Room { scores, queries } = room;
+    let queries = &mut queries[..dim];
     for (h, q) in q.chunks_exact(dim).enumerate() {
         for (query, q) in queries.iter_mut().zip(q) {
             query[h] = q * shape.scale;
@@ -153,10 +164,10 @@ fn heads_of_group<I: Isa, W: KvValues>(
         let (mut corrections, mut first) = ([0.0; GROUP], 0);
         while first < heads {
             first += match tile::<I>(heads - first) {
-                8 => scores_of::<I, W, 8>(isa, queries, first, k, place, &mut scores),
-                4 => scores_of::<I, W, 4>(isa, queries, first, k, place, &mut scores),
-                2 => scores_of::<I, W, 2>(isa, queries, first, k, place, &mut scores),
-                _ => scores_of::<I, W, 1>(isa, queries, first, k, place, &mut scores),
+                8 => scores_of::<I, W, 8>(isa, queries, first, k, place, scores),
+                4 => scores_of::<I, W, 4>(isa, queries, first, k, place, scores),
+                2 => scores_of::<I, W, 2>(isa, queries, first, k, place, scores),
+                _ => scores_of::<I, W, 1>(isa, queries, first, k, place, scores),
             };
         }
         for h in 0..heads {
