@@ -1,5 +1,7 @@
 //! What attention reads: blocks of keys and values, each entry with its absolute position and a visibility bit.
 
+use std::ops::Range;
+
 use half::f16;
 
 use crate::quant::MIN_MAGNITUDE;
@@ -178,6 +180,38 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor on the scores, usually `1 / √D`.
     pub scale: f32,
+}
+
+/// Blocks of a span. Fixed, so that the order of the sums does not depend on how many threads share them.
+const SPAN: usize = 16;
+
+/// Floats of a span beside the sums of its values: the largest score and the sum of the weights.
+pub(crate) const STATE: usize = 2;
+
+impl AttentionShape {
+    /// Floats in which threads can share the positions of `blocks` blocks: what [`Cpu::attention`](crate::Cpu::attention) calls `room`.
+    /// 0 where they are too few to share. Saturates instead of overflowing.
+    pub const fn room(&self, blocks: usize) -> usize {
+        match self.spans(blocks) {
+            1 => 0,
+            spans => spans
+                .saturating_mul(self.heads)
+                .saturating_mul(self.head_dim.saturating_add(STATE)),
+        }
+    }
+
+    /// Spans of `blocks` blocks, an empty one if there are none.
+    pub(crate) const fn spans(&self, blocks: usize) -> usize {
+        match blocks {
+            0 => 1,
+            blocks => blocks.div_ceil(SPAN),
+        }
+    }
+
+    /// The blocks of span `i`.
+    pub(crate) fn span(&self, i: usize, blocks: usize) -> Range<usize> {
+        i * SPAN..blocks.min((i + 1) * SPAN)
+    }
 }
 
 /// The keys and values of up to [`MAX_KV_BLOCK`] positions in one layer, in the format of their [`KvSource`].

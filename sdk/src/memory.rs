@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | tokenizer | an estimate: three times its JSON |
 //! | keys and values | blocks for the whole context of every session, reserved when it is created |
-//! | scratch | activations of one prefill chunk, logits and hidden states of every session |
+//! | scratch | activations of one prefill chunk, partial sums of attention, logits and hidden states of every session |
 //! | samplers | one per session |
 //! | weights | of a bundle that was copied instead of mapped ([`OpenOptions::copy`](crate::OpenOptions::copy)) |
 //!
@@ -24,7 +24,7 @@ use skimstone_kernels::{Format, KvFormat};
 use crate::bundle::Bundle;
 use crate::config::ModelConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::forward::Scratch;
+use crate::forward::{Scratch, attention_room};
 use crate::kv_cache::KvCache;
 use crate::sampler::Sampler;
 use crate::session::PREFILL_CHUNK;
@@ -90,7 +90,7 @@ pub fn estimate(
             "keys and values",
             sessions * KvCache::bytes(layers, context, format, kv_heads, config.head_dim),
         ),
-        ("scratch", sessions * session_bytes(config)),
+        ("scratch", sessions * session_bytes(config, context)),
         ("samplers", sessions * Sampler::bytes(config.vocab_size)),
         ("tokenizer", tokenizer_bytes(bundle)),
     ];
@@ -117,10 +117,11 @@ pub(crate) fn kv_format_of(bundle: &Bundle, asked: Option<KvFormat>) -> KvFormat
     asked.unwrap_or(if is_f32 { KvFormat::F32 } else { KvFormat::F16 })
 }
 
-/// Bytes of a session besides its keys and values: scratch, logits, two hidden states.
-pub(crate) fn session_bytes(config: &ModelConfig) -> u64 {
+/// Bytes of a session of `context` positions besides its keys and values: scratch, logits, two hidden states.
+pub(crate) fn session_bytes(config: &ModelConfig, context: usize) -> u64 {
     let outputs = config.vocab_size + 2 * config.hidden_size;
-    Scratch::bytes(config, PREFILL_CHUNK) + (outputs * size_of::<f32>()) as u64
+    let floats = outputs + attention_room(config, context);
+    Scratch::bytes(config, PREFILL_CHUNK) + (floats * size_of::<f32>()) as u64
 }
 
 /// Vocabulary, merges and their maps take about three times the JSON that they are read from.

@@ -15,7 +15,7 @@ use std::ops::Range;
 use crate::cancel::CancelHandle;
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::forward::{OneCache, Scratch};
+use crate::forward::{OneCache, Scratch, attention_room};
 use crate::kv_cache::KvCache;
 use crate::memory::{Charge, session_bytes};
 use crate::model::Model;
@@ -101,6 +101,8 @@ pub struct SessionUsage {
 pub struct Session {
     model: Model,
     pub(crate) kv: KvCache,
+    /// What threads share the positions of attention in.
+    pub(crate) room: Vec<f32>,
     scratch: Scratch,
     context: usize,
     position: usize,
@@ -157,9 +159,10 @@ impl Session {
         cancel: CancelHandle,
     ) -> Result<Session> {
         let config = model.config();
-        let charge = model.ledger().charge(session_bytes(config))?;
+        let charge = model.ledger().charge(session_bytes(config, context))?;
         Ok(Session {
             kv,
+            room: vec![0.0; attention_room(config, context)],
             scratch: Scratch::new(config, PREFILL_CHUNK),
             context,
             position: 0,
@@ -457,6 +460,7 @@ impl Session {
         let Session {
             model,
             kv,
+            room,
             scratch,
             taps,
             cancel,
@@ -475,7 +479,7 @@ impl Session {
                 tap.filled = true;
             }
         };
-        let mut cache = OneCache { kv, rows };
+        let mut cache = OneCache { kv, room, rows };
         let result =
             model
                 .forward()
