@@ -287,19 +287,18 @@ fn span_of_heads<I: Isa, W: KvValues>(
         // The entries seen, in order. Entries that are not seen leave no trace in the sums, so that a later entry in the
         // same block (a prompt is stored before it is read) changes nothing.
         let positions = &block.positions[..block.len];
-        let (mut some, all) = ([0u8; MAX_KV_BLOCK], &ALL_SEEN[..block.len]);
-        let seen = if block.visible.trailing_ones() as usize >= block.len
-            && latest(positions) <= q_position
-        {
-            all
+        let mut some = [0u8; MAX_KV_BLOCK];
+        let mut n = 0;
+        if block.visible.trailing_ones() as usize >= block.len && latest(positions) <= q_position {
+            some = ALL_SEEN;
+            n = block.len;
         } else {
-            let mut n = 0;
             for (j, position) in positions.iter().enumerate() {
                 some[n] = j as u8;
                 n += usize::from(block.visible >> j & 1 == 1 && *position <= q_position);
             }
-            &some[..n]
-        };
+        }
+        let seen = &some[..n];
         let Some(last) = seen.last() else { continue };
         let (codes, bytes) = (
             block.stride * dim * W::BYTES,
