@@ -69,7 +69,7 @@ pub(crate) trait Isa: Copy {
 
     /// Floats per vector.
     const LANES: usize;
-    /// Tokens per register tile of a matrix product, beside 4 rows: 4 × 4 sums need 32 registers, 4 × 2 fit 16.
+    /// Tokens per register tile of a matrix product of float weights, beside 6 rows: 6 × 4 sums need 32 registers, 6 × 2 fit 16.
     const TOKENS: usize;
     /// Heads that share the registers in attention, a power of two: two sums each, beside what is loaded.
     const HEADS: usize;
