@@ -5,7 +5,10 @@
 //!
 //! cot     tok(question) <|cot|> tok(chunk) <|sep|> tok(chunk) <|answer|> tok(answer) <|end|>
 //! direct  tok(question) <|direct|> tok(answer) <|end|>
+//! latent  tok(question) <|latent|> z z z <|cot|> <|answer|> tok(answer) <|end|>
 //! ```
+//!
+//! Each `z` stands for a latent step: what is read there is the hidden state of the token before.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -23,7 +26,7 @@ use skimstone::{RouteKind, Tokenizer};
 use crate::error::{Error, Result};
 use crate::recipe::{Data, Route};
 use crate::sleep::Role;
-use crate::tokenize::{ANSWER, END, PAUSE, SEPARATOR};
+use crate::tokenize::{ANSWER, COT, END, PAUSE, SEPARATOR};
 
 /// One solved question.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -176,6 +179,8 @@ pub struct TokenizedRow {
     pub spans: Vec<Span>,
     /// Index of the answer's first token.
     pub answer: usize,
+    /// Latent tokens: their input is what the token before computed, whatever stands in `tokens`; never the first token, never predicted.
+    pub latents: Range<usize>,
 }
 
 impl TokenizedRow {
@@ -214,6 +219,7 @@ pub struct Encoder {
     answer: u32,
     end: u32,
     digits: Vec<u32>,
+    cot: u32,
 }
 
 impl Encoder {
@@ -239,6 +245,7 @@ impl Encoder {
             separator: id(SEPARATOR)?,
             answer: id(ANSWER)?,
             end: id(END)?,
+            cot: id(COT)?,
             digits: (0..10)
                 .filter_map(|d: u8| tokenizer.token_to_id(&d.to_string()))
                 .collect(),
@@ -275,6 +282,16 @@ impl Encoder {
     /// The token that ends thinking and starts the answer.
     pub fn answer(&self) -> u32 {
         self.answer
+    }
+
+    /// What ends the thinking of a route and starts its answer; empty for `direct`.
+    pub fn close(&self, kind: RouteKind) -> Vec<u32> {
+        match kind {
+            RouteKind::Direct => Vec::new(),
+            // The words that latent steps stand for would begin here, as they do in training before all of them are gone.
+            RouteKind::Latent => vec![self.cot, self.answer],
+            _ => vec![self.answer],
+        }
     }
 
     /// The knobs of a route and the tokens that open it, pauses included.
@@ -314,7 +331,11 @@ impl Encoder {
         row.push(&self.tokens(question)?, knobs.question_weight);
         // The engine forces the opening tokens, so there is nothing to learn about them.
         row.push(open, 0.0);
-        if knobs.kind != RouteKind::Direct {
+        if knobs.kind == RouteKind::Latent {
+            row.latents = row.tokens.len()..row.tokens.len() + knobs.latents;
+            row.push(&vec![open[0]; knobs.latents], 0.0);
+            row.push(&self.close(knobs.kind), 0.0);
+        } else if knobs.kind != RouteKind::Direct {
             for (index, chunk) in chunks.iter().enumerate() {
                 if index > 0 {
                     row.push(&[self.separator], knobs.thinking_weight);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use skimstone::kernels::Format;
-use skimstone::{BundleSpec, BundleWriter, ReasoningSpec, RouteKind, RouteSpec, TensorDecl};
+use skimstone::{BundleSpec, BundleWriter, ReasoningSpec, RouteSpec, TensorDecl};
 
 use crate::checkpoint;
 use crate::data::Encoder;
@@ -83,17 +83,13 @@ fn reasoning(recipe: &Recipe, encoder: &Encoder) -> Result<ReasoningSpec> {
         let (route, open) = encoder
             .route(name)
             .ok_or_else(|| Error::Recipe(format!("unknown route `{name}`")))?;
-        let close = if route.kind == RouteKind::Direct {
-            Vec::new()
-        } else {
-            vec![encoder.answer()]
-        };
         routes.insert(
             name.to_owned(),
             RouteSpec {
                 kind: route.kind,
                 open: open.to_vec(),
-                close,
+                close: encoder.close(route.kind),
+                latent_steps: route.latents,
                 max_thinking_tokens: route.max_thinking_tokens,
                 ..RouteSpec::default()
             },

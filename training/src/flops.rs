@@ -11,6 +11,8 @@ use crate::pack::Batch;
 /// Operations of a forward pass over a micro-batch of `N` tokens and `M` targets.
 pub fn forward(config: &ModelConfig, batch: &Batch) -> u64 {
     let (tokens, targets) = (batch.len() as u64, batch.sources.len() as u64);
+    // A latent token needs what the one before it computed, last layer included.
+    let latents: u64 = batch.latents.iter().map(|run| run.len as u64).sum();
     let layers = config.num_hidden_layers as u64;
     let hidden = config.hidden_size as u64;
     let query = config.q_size() as u64;
@@ -23,7 +25,8 @@ pub fn forward(config: &ModelConfig, batch: &Batch) -> u64 {
         .iter()
         .map(|s| seen(s.len as u64, s.prefix.map_or(0, |(_, len)| len as u64)))
         .sum();
-    let matrices = layers * read * tokens + write * ((layers.max(1) - 1) * tokens + targets);
+    let matrices =
+        layers * read * tokens + write * ((layers.max(1) - 1) * tokens + targets + latents);
     let attention = layers * 2 * query * pairs;
     let head = hidden * config.vocab_size as u64 * targets;
     2 * (matrices + attention + head)

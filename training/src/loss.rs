@@ -29,7 +29,7 @@ pub fn supervised_gradient(
     gradient: &mut [f32],
 ) -> Result<(f64, usize)> {
     let vocabulary = pass.vocabulary();
-    pass.run(weights, batch, gradient, |logits| {
+    pass.run(weights, batch, gradient, |logits, _| {
         into_gradient(logits, vocabulary, &batch.targets, &batch.weights)
     })
 }

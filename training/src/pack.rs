@@ -57,6 +57,40 @@ pub struct Batch {
     pub weights: Vec<f32>,
     /// Scored targets of each row, in the order in which rows were pushed.
     pub row_targets: Vec<usize>,
+    /// Runs of latent tokens, in the order of the stream.
+    pub latents: Vec<Latents>,
+    /// Stream indices of tokens whose hidden states an objective looks at, `[T]`.
+    pub taps: Vec<u32>,
+}
+
+/// A run of tokens whose input is not an embedding but what the token before computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latents {
+    /// First of them in the stream; never the first token of its row.
+    pub start: usize,
+    /// How many follow each other; at least 1.
+    pub len: usize,
+}
+
+/// Tokens of a stream that can be computed together: all that they need was computed in earlier waves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wave {
+    /// The tokens, as runs of the stream with what they see before.
+    pub segments: Vec<Segment>,
+    /// Stream indices of the wave's latent tokens. The token before each lies in an earlier wave.
+    pub latents: Vec<u32>,
+}
+
+impl Wave {
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.segments.iter().map(|segment| segment.len).sum()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
 }
 
 impl Batch {
@@ -80,8 +114,12 @@ impl Batch {
         self.push_tree(&[row]);
     }
 
-    /// Adds rows as a tree over their longest common prefix.
+    /// Adds rows as a tree over their longest common prefix. Rows with latent tokens share none.
     pub fn push_tree(&mut self, rows: &[&TokenizedRow]) {
+        if rows.len() > 1 && rows.iter().any(|row| !row.latents.is_empty()) {
+            rows.iter().for_each(|row| self.push_row(row));
+            return;
+        }
         let shared = shared_prefix(rows);
         let root = self.tokens.len();
         if shared > 0 {
@@ -91,6 +129,12 @@ impl Batch {
             let branch = self.tokens.len();
             let prefix = (shared > 0).then_some((root, shared));
             self.push_segment(&row.tokens[shared..], shared, prefix);
+            if !row.latents.is_empty() {
+                self.latents.push(Latents {
+                    start: branch + row.latents.start,
+                    len: row.latents.len(),
+                });
+            }
             let before = self.targets.len();
             for (at, weight) in row.scored() {
                 // The token at `at` is predicted from the one before it, which may be the end of the prefix.
@@ -105,6 +149,45 @@ impl Batch {
             }
             self.row_targets.push(self.targets.len() - before);
         }
+    }
+
+    /// The stream cut where latent tokens wait for what the tokens before them compute; one wave if there are none.
+    ///
+    /// ```text
+    /// stream  q q z z z a | p z b        z: latent
+    /// wave    0 0 1 2 3 3 | 0 1 1
+    /// ```
+    ///
+    /// Wave `k` holds the `k`-th latent token of every row, the last one of a row together with all that follows.
+    pub fn waves(&self) -> Vec<Wave> {
+        let mut waves = vec![Wave::default()];
+        let mut runs = self.latents.iter().peekable();
+        for segment in &self.segments {
+            let end = segment.start + segment.len;
+            let Some(run) = runs.next_if(|run| run.start < end) else {
+                waves[0].segments.push(*segment);
+                continue;
+            };
+            if waves.len() <= run.len {
+                waves.resize_with(run.len + 1, Wave::default);
+            }
+            // What the row computed before is one run, as a row with latent tokens shares no prefix.
+            let part = |from: usize, to: usize| Segment {
+                start: from,
+                len: to - from,
+                prefix: (from > segment.start).then(|| (segment.start, from - segment.start)),
+            };
+            waves[0].segments.push(part(segment.start, run.start));
+            for index in 0..run.len {
+                let at = run.start + index;
+                let is_last = index + 1 == run.len;
+                let wave = &mut waves[index + 1];
+                wave.segments
+                    .push(part(at, if is_last { end } else { at + 1 }));
+                wave.latents.push(at as u32);
+            }
+        }
+        waves
     }
 
     fn push_segment(&mut self, tokens: &[u32], position: usize, prefix: Option<(usize, usize)>) {
@@ -229,7 +312,12 @@ impl Packing {
                     0 => self.tree_rows,
                     most => self.tree_rows.min(most),
                 };
-                let is_full = tree.members.len() >= most_rows || grown > self.micro_batch_tokens;
+                // Rows with latent tokens share no prefix, so a tree would be counted too short.
+                let is_alone = |index: usize| !rows[index].latents.is_empty();
+                let is_full = tree.members.len() >= most_rows
+                    || grown > self.micro_batch_tokens
+                    || is_alone(index)
+                    || tree.members.first().is_some_and(|first| is_alone(*first));
                 if is_full && !tree.members.is_empty() {
                     trees.push(std::mem::take(&mut tree).members);
                 }

@@ -122,8 +122,11 @@ pub struct Validation {
 pub struct Route {
     /// The special token that follows the question.
     pub open: String,
-    /// `direct`: the answer follows; `cot` and `skip`: the row's chunks stand before it.
+    /// `direct`: the answer follows; `cot` and `skip`: the row's chunks stand before it; `latent`: latent steps do.
     pub kind: RouteKind,
+    /// Latent steps of a `latent` route, after the pauses.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub latents: usize,
     /// Pause tokens after the opening token: positions to compute in, nothing is learned about them.
     #[serde(default)]
     pub pauses: usize,
@@ -323,10 +326,24 @@ fn default_decay() -> f64 {
 }
 
 /// `direct`, `cot` and `skip` with the special tokens of [`crate::tokenize`].
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// The route that thinks in hidden states, without its positions to think in.
+pub(crate) fn latent_route() -> Route {
+    Route {
+        open: tokenize::LATENT.to_owned(),
+        kind: RouteKind::Latent,
+        ..default_routes()["direct"].clone()
+    }
+}
+
 pub(crate) fn default_routes() -> BTreeMap<String, Route> {
     let route = |open: &str, kind| Route {
         open: open.to_owned(),
         kind,
+        latents: 0,
         pauses: 0,
         max_thinking_tokens: None,
         question_weight: 0.0,

@@ -211,19 +211,33 @@ impl Student {
         &self.variables
     }
 
-    /// Logits `[M, V]` of the batch's sources.
+    /// Logits `[M, V]` of the batch's sources. Each latent token costs a pass over the whole stream: this is the slow twin.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
-        self.logits(
-            &batch.tokens,
-            &batch.positions,
-            &batch.shared_segments(),
-            &batch.sources,
-        )
+        let segments = batch.shared_segments();
+        let mut x = self.embed(&batch.tokens)?;
+        let waves = batch.waves();
+        for wave in &waves[1..] {
+            let before: Vec<u32> = wave.latents.iter().map(|at| at - 1).collect();
+            let states = self.hidden(&x, &batch.positions, &segments, &before)?;
+            // The stream's own rows, but for those whose states have just been made.
+            let tokens = batch.len() as u32;
+            let mut rows: Vec<u32> = (0..tokens).collect();
+            for (row, at) in wave.latents.iter().enumerate() {
+                rows[*at as usize] = tokens + row as u32;
+            }
+            let rows = Tensor::from_vec(rows, batch.len(), &Device::Cpu)?;
+            x = Tensor::cat(&[&x, &states], 0)?.index_select(&rows, 0)?;
+        }
+        let states = self.hidden(&x, &batch.positions, &segments, &batch.sources)?;
+        Ok(linear(&states, &self.lm_head)?)
+    }
+
+    fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+        let tokens = Tensor::from_slice(tokens, tokens.len(), &Device::Cpu)?;
+        Ok(self.embed_tokens.index_select(&tokens, 0)?)
     }
 
     /// Logits `[M, V]` after the tokens `sources` `[M]` of a stream `tokens` `[N]`.
-    ///
-    /// The last layer runs only for the sources: nobody attends to what it writes.
     pub fn logits(
         &self,
         tokens: &[u32],
@@ -231,12 +245,23 @@ impl Student {
         segments: &Arc<[Segment]>,
         sources: &[u32],
     ) -> Result<Tensor> {
-        let device = Device::Cpu;
+        let states = self.hidden(&self.embed(tokens)?, positions, segments, sources)?;
+        Ok(linear(&states, &self.lm_head)?)
+    }
+
+    /// What the final norm writes `[M, E]` for the tokens `sources` `[M]` of a stream that the first layer reads as `x` `[N, E]`.
+    ///
+    /// The last layer runs only for the sources: nobody attends to what it writes.
+    fn hidden(
+        &self,
+        x: &Tensor,
+        positions: &[u32],
+        segments: &Arc<[Segment]>,
+        sources: &[u32],
+    ) -> Result<Tensor> {
         let angles = Angles::new(positions, &self.inverse_frequencies);
-        let sources = Tensor::from_slice(sources, sources.len(), &device)?;
-        let mut x = self
-            .embed_tokens
-            .index_select(&Tensor::from_slice(tokens, tokens.len(), &device)?, 0)?;
+        let sources = Tensor::from_slice(sources, sources.len(), &Device::Cpu)?;
+        let mut x = x.clone();
         for (index, layer) in self.layers.iter().enumerate() {
             let h = rms_norm(&x, &layer.input_layernorm, self.eps)?;
             let qkv = apply_stacked(&layer.qkv, &h)?;
@@ -252,7 +277,7 @@ impl Student {
             let activated = swiglu(&apply_stacked(&layer.gate_up, &h)?)?;
             x = (x + layer.down_proj.apply(&activated)?)?;
         }
-        Ok(linear(&rms_norm(&x, &self.norm, self.eps)?, &self.lm_head)?)
+        Ok(rms_norm(&x, &self.norm, self.eps)?)
     }
 }
 

@@ -28,8 +28,10 @@ pub const SEPARATOR: &str = "<|sep|>";
 pub const END: &str = "<|end|>";
 
 /// A position to compute in before the answer, see [`crate::recipe::Route::pauses`]. Only tokenizers of experiments have it
-/// ([`add_pause`]).
+/// ([`add_tokens`]).
 pub const PAUSE: &str = "<|pause|>";
+/// Opens the route that thinks in hidden states. Only tokenizers of students that do have it ([`add_tokens`]).
+pub const LATENT: &str = "<|latent|>";
 
 /// Every special token of a student, in the order of their ids, which begin at 0.
 pub const SPECIAL_TOKENS: [&str; 6] = [END, ANSWER, SEPARATOR, DIRECT, COT, SKIP];
@@ -96,9 +98,10 @@ pub fn train_tokenizer(
     Ok(tokenizer)
 }
 
-/// Adds [`PAUSE`] to a vocabulary, after all other tokens.
-pub fn add_pause(tokenizer: &mut Tokenizer) {
-    tokenizer.add_special_tokens(&[AddedToken::from(PAUSE, true)]);
+/// Adds special tokens to a vocabulary, after all others.
+pub fn add_tokens(tokenizer: &mut Tokenizer, tokens: &[&str]) {
+    let tokens: Vec<AddedToken> = tokens.iter().map(|t| AddedToken::from(*t, true)).collect();
+    tokenizer.add_special_tokens(&tokens);
 }
 
 /// [`train_tokenizer`] into a `tokenizer.json`.

@@ -48,6 +48,13 @@ method = { name = "random-deletion", rate_of = "stt" }
 [[method]]
 controls = ["no-cot"]
 method = { name = "icot", tokens_per_stage = 12 }
+[[method]]
+controls = ["pause-as-thought", "no-thought"]
+method = { name = "coconut", stages = 2, per_stage = 2 }
+[[method]]
+method = { name = "pause-as-thought", stages = 2, per_stage = 2 }
+[[method]]
+method = { name = "no-thought", stages = 2 }
 "#;
 
 fn start(file: &Path, out: &Path) -> Child {
@@ -103,7 +110,7 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
     let report: Report = serde_json::from_slice(&whole[0]).unwrap();
     let task = &report.tasks[0];
     assert!(report.missing.is_empty());
-    assert_eq!((task.methods.len(), task.comparisons.len()), (5, 3));
+    assert_eq!((task.methods.len(), task.comparisons.len()), (8, 5));
     for method in &task.methods {
         assert_eq!((method.seeds.len(), method.sweep.len()), (2, 2));
         assert!(method.seeds.iter().all(|seed| seed.steps == 24));
@@ -113,6 +120,12 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
     let (stt, random) = (of("stt"), of("random-deletion"));
     let base_rates = [stt, random].map(|m| m.deleted.unwrap().base_rate);
     assert_eq!(base_rates[0], base_rates[1]);
+    // Two stages of two positions: latent steps for one, pauses for the other, and nothing.
+    let passes = ["coconut", "pause-as-thought", "no-thought"].map(|label| {
+        let method = of(label);
+        (method.latent_steps, method.layer_passes >= 6.0)
+    });
+    assert_eq!(passes, [(4.0, true), (0.0, true), (0.0, false)]);
     assert!(of("no-cot").skipped.is_none() && of("no-cot").deleted.is_none());
 
     let out = folder.path().join("whole");

@@ -1,7 +1,7 @@
 //! The student and the runtime are two independent implementations of the same model: same weights, same logits.
 
 use skimstone::kernels::Format;
-use skimstone::{BundleSpec, Model, ModelConfig, ModelOptions, Session, SessionOptions};
+use skimstone::{BundleSpec, LatentMap, Model, ModelConfig, ModelOptions, Session, SessionOptions};
 use skimstone_training::data::{Span, TokenizedRow};
 use skimstone_training::export::write_bundle;
 use skimstone_training::pack::Batch;
@@ -95,6 +95,54 @@ fn logits_agree_with_the_runtime() {
             largest > 0.5,
             "{name}: logits of at most {largest} would hide a difference"
         );
+        assert!(worst < 1e-4, "{name}: logits differ by {worst}");
+    }
+}
+
+/// A row with latent tokens: batched waves here, latent steps over a cache there.
+#[test]
+fn latent_steps_agree_with_the_runtime() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, json) in CONFIGS {
+        let config = ModelConfig::from_json(json).unwrap();
+        let student = disturbed(&config);
+        let tokens: Vec<u32> = (0..40u32).map(|i| (i * i * 7 + i * 3) % 61).collect();
+        let latents = 12..17;
+        let row = TokenizedRow {
+            tokens: tokens.iter().copied().chain([0]).collect(),
+            spans: vec![Span {
+                range: latents.end..tokens.len() + 1,
+                weight: 1.0,
+            }],
+            latents: latents.clone(),
+            ..TokenizedRow::default()
+        };
+        let mut batch = Batch::default();
+        batch.push_row(&row);
+        let ours: Vec<Vec<f32>> = student.forward(&batch).unwrap().to_vec2().unwrap();
+
+        let path = folder.path().join("student.skim");
+        write_bundle(&student, BundleSpec::new(config), Format::F32, &path).unwrap();
+        let model = Model::open(&path, ModelOptions::new().with_threads(1)).unwrap();
+        let mut session = Session::new(&model, SessionOptions::new()).unwrap();
+        session.feed(&tokens[..latents.start]).unwrap();
+        for _ in latents.clone() {
+            session.step_hidden(&LatentMap::default()).unwrap();
+        }
+        // The last latent step predicts the first word after it.
+        let mut theirs = vec![session.head().unwrap().to_vec()];
+        let rest = &tokens[latents.end..];
+        session
+            .prefill_each(rest, |_, logits| theirs.push(logits.to_vec()))
+            .unwrap();
+        assert_eq!(ours.len(), theirs.len());
+        let pairs = ours.iter().flatten().zip(theirs.iter().flatten());
+        let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        let largest = theirs
+            .iter()
+            .flatten()
+            .fold(0f32, |most, x| most.max(x.abs()));
+        assert!(largest > 0.5, "{name}: logits of at most {largest}");
         assert!(worst < 1e-4, "{name}: logits differ by {worst}");
     }
 }

@@ -282,7 +282,7 @@ pub(crate) fn id(task: &str, method: &str, seed: u64, learning_rate: f64) -> Cel
 
 /// Whether a method's rationale can leave something out, so that skips are worth counting.
 pub(crate) fn writes_rationales(method: &Method) -> bool {
-    !matches!(method, Method::NoCot(_) | Method::Pause(_))
+    !matches!(method, Method::NoCot(_) | Method::Pause(_)) && !method.thinks_in_latents()
 }
 
 #[cfg(test)]

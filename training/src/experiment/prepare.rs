@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::manifest::Input;
 use crate::methods::context::{read_json, write_json};
 use crate::tasks::Split;
-use crate::tokenize::{add_pause, train_tokenizer};
+use crate::tokenize::{LATENT, PAUSE, add_tokens, train_tokenizer};
 
 /// Rows that the tokenizer learns from: more do not change a small vocabulary.
 const TOKENIZER_ROWS: usize = 20_000;
@@ -60,7 +60,16 @@ impl Files {
 /// Makes the files of a task unless they are there.
 pub(crate) fn prepare(spec: &Spec, entry: &TaskEntry, experiment: &Path) -> Result<()> {
     let files = Files::new(experiment, &entry.label);
-    let json = json!({ "task": entry.task, "rows": spec.rows, "vocab_size": spec.vocab_size });
+    let mut json = json!({ "task": entry.task, "rows": spec.rows, "vocab_size": spec.vocab_size });
+    let mut special = vec![PAUSE];
+    if spec
+        .method
+        .iter()
+        .any(|entry| entry.method.thinks_in_latents())
+    {
+        special.push(LATENT);
+        json["special"] = json!(special);
+    }
     let definition = format!("{:x}", Sha256::digest(json.to_string()));
     let is_prepared = files.prepared().is_ok_and(|p| p.definition == definition);
     if is_prepared {
@@ -85,7 +94,7 @@ pub(crate) fn prepare(spec: &Spec, entry: &TaskEntry, experiment: &Path) -> Resu
     }
     let train = [files.rows(Split::Train)];
     let mut tokenizer = train_tokenizer(&train, spec.vocab_size, TOKENIZER_ROWS)?;
-    add_pause(&mut tokenizer);
+    add_tokens(&mut tokenizer, &special);
     let path = files.tokenizer();
     tokenizer
         .save(&path, false)

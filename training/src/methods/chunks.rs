@@ -183,7 +183,7 @@ impl CutRow {
 }
 
 fn cut(context: &Context, rows: &[Row]) -> Result<Vec<CutRow>> {
-    let encoder = context.encoder(0)?;
+    let encoder = context.encoder()?;
     let rows = context.encode(&encoder, COT, rows)?.into_iter();
     Ok(rows
         .map(|row| CutRow {
@@ -399,6 +399,7 @@ impl Curriculum for OneChunk {
                 group: cut.row.group,
                 tokens: cut.row.tokens[..range.end].to_vec(),
                 answer: cut.row.answer,
+                latents: 0..0,
                 spans: weighted(range.clone(), 1.0 / range.len() as f32),
             }
         });

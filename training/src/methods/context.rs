@@ -1,5 +1,6 @@
 //! What a method works with: rows, the grid's equal settings and a folder of its own.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ use crate::manifest::Manifest;
 use crate::progress::{Event, JsonlLog, View};
 use crate::recipe::{
     BatchKnobs, CheckpointKnobs, Data, Export, Init, Recipe, Route, Schedule, default_routes,
+    latent_route,
 };
 use crate::student::Student;
 use crate::trainer::Trainer;
@@ -26,6 +28,9 @@ pub(crate) const COT: &str = "cot";
 
 /// The route of methods that answer at once.
 pub(crate) const DIRECT: &str = "direct";
+
+/// The route of methods that think in hidden states.
+pub(crate) const LATENT: &str = "latent";
 
 /// Tokens of thinking that a student may write beyond the longest rationale that it could have read.
 const THINKING_SLACK: usize = 8;
@@ -73,6 +78,15 @@ pub struct Taught {
     pub notes: Vec<(String, f64)>,
 }
 
+/// Positions between question and answer that are no words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Positions {
+    /// Pause tokens.
+    pub pauses: usize,
+    /// Latent steps.
+    pub latents: usize,
+}
+
 /// One training of a method.
 #[derive(Debug)]
 pub struct Training {
@@ -86,8 +100,8 @@ pub struct Training {
     pub batch_rows: usize,
     /// The route that is learned.
     pub route: &'static str,
-    /// Pause tokens of the route.
-    pub pauses: usize,
+    /// What the route has to compute in beside words.
+    pub positions: Positions,
     /// Whether the learning rate stays at its peak after the warm-up.
     pub constant_rate: bool,
 }
@@ -101,27 +115,39 @@ impl Context<'_> {
             after: None,
             batch_rows: self.spec.batch_rows,
             route,
-            pauses: 0,
+            positions: Positions::default(),
             constant_rate: false,
         }
     }
 
-    /// The routes of students, one of them with pauses.
-    pub fn routes(&self, pauses: usize) -> std::collections::BTreeMap<String, Route> {
+    /// The routes that a training's rows are written for.
+    fn routes(&self, training: &Training) -> BTreeMap<String, Route> {
         let mut routes = default_routes();
         routes.remove("skip");
-        if let Some(direct) = routes.get_mut(DIRECT) {
-            direct.pauses = pauses;
+        if training.route == LATENT {
+            routes.insert(LATENT.to_owned(), latent_route());
+        }
+        if let Some(route) = routes.get_mut(training.route) {
+            route.pauses = training.positions.pauses;
+            route.latents = training.positions.latents;
         }
         routes
     }
 
-    /// An encoder with the routes of [`Context::routes`].
+    /// An encoder for rationales in words.
     ///
     /// # Errors
     /// As [`Encoder::open`].
-    pub fn encoder(&self, pauses: usize) -> Result<Encoder> {
-        Encoder::open(&self.tokenizer, &self.routes(pauses))
+    pub fn encoder(&self) -> Result<Encoder> {
+        self.encoder_of(&self.training(COT))
+    }
+
+    /// An encoder for the rows of a training.
+    ///
+    /// # Errors
+    /// As [`Encoder::open`].
+    pub fn encoder_of(&self, training: &Training) -> Result<Encoder> {
+        Encoder::open(&self.tokenizer, &self.routes(training))
     }
 
     /// The tokens of `rows` on a route, each row a group of its own.
@@ -181,7 +207,7 @@ impl Context<'_> {
     ) -> Result<Taught> {
         let folder = self.folder.join(&training.name);
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        let encoder = self.encoder(training.pauses)?;
+        let encoder = self.encoder_of(&training)?;
         let recipe = self.recipe(&training, &encoder)?;
         let (before, flops_before) = match &training.after {
             Some(taught) => (taught.steps, taught.flops),
@@ -227,7 +253,7 @@ impl Context<'_> {
 
     fn recipe(&self, training: &Training, encoder: &Encoder) -> Result<Recipe> {
         let spec = self.spec;
-        let mut routes = self.routes(training.pauses);
+        let mut routes = self.routes(training);
         if let Some(route) = routes.get_mut(COT) {
             route.max_thinking_tokens = Some(self.longest_rationale(encoder)? + THINKING_SLACK);
         }

@@ -353,7 +353,7 @@ fn named(context: &Context, name: &str, steps: u64, after: Option<Taught>) -> Tr
 }
 
 fn learn_whole(context: &Context, training: Training, rows: &[Row]) -> Result<Taught> {
-    let rows = context.encode(&context.encoder(0)?, COT, rows)?;
+    let rows = context.encode(&context.encoder()?, COT, rows)?;
     context.train_on(training, rows)
 }
 
@@ -393,7 +393,7 @@ fn rounds(
 /// The deletion test of a student on rows.
 fn judge(context: &Context, rows: &[Row], taught: &Taught, rule: Rule) -> Result<Decisions> {
     let student = load_student(&taught.checkpoint)?;
-    let encoder = context.encoder(0)?;
+    let encoder = context.encoder()?;
     let mut decisions = Decisions {
         flops: 0,
         stats: LabelStats::default(),

@@ -71,7 +71,7 @@ impl Icot {
     }
 
     pub(super) fn teach(&self, context: &Context) -> Result<Taught> {
-        let encoder = context.encoder(0)?;
+        let encoder = context.encoder()?;
         let rows = context.encode(&encoder, COT, context.rows)?;
         let starts: Vec<usize> = rows
             .iter()
@@ -208,6 +208,7 @@ fn without_beginning(row: &TokenizedRow, start: usize, gone: usize) -> Tokenized
     TokenizedRow {
         group: row.group,
         answer: row.answer - gone,
+        latents: 0..0,
         spans: vec![
             Span {
                 range: 0..start,

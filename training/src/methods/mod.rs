@@ -12,6 +12,9 @@
 //! | [`Method::CotChunkNormalised`] | full rationales, each chunk with the same weight | control |
 //! | [`Method::Icot`] | rationales that lose their beginning bit by bit | arXiv 2405.14838 |
 //! | [`Method::Pause`] | question → pause tokens → answer | arXiv 2310.02226, fine-tuning only |
+//! | [`Method::Coconut`] | rationales whose steps become hidden states fed back, one after the other | arXiv 2412.06769 |
+//! | [`Method::PauseAsThought`] | the same curriculum with pause tokens in their place | control, ibid. |
+//! | [`Method::NoThought`] | the same curriculum with nothing in their place | control, ibid. |
 //! | [`Method::Condensed`] | rationales without what the task says may go | upper bound of deletion |
 //! | [`Method::DifficultyRewrite`] | short rationales for easy questions | after DAP, arXiv 2505.19716; rule ours |
 //! | [`Method::RandomLength`] | rationales as short as those, for random questions | control |
@@ -23,6 +26,7 @@ pub mod chunks;
 pub(crate) mod context;
 pub mod deletion;
 pub mod internalize;
+pub mod latent;
 pub mod plain;
 pub mod rewrite;
 
@@ -33,6 +37,8 @@ pub use chunks::{CotChunkNormalised, CotSmallBatch, Cwt};
 pub use context::{Context, Taught};
 pub use deletion::{Base, DeletionByCost, LabelStats, RandomDeletion, Stt};
 pub use internalize::Icot;
+use latent::Thought;
+pub use latent::{Coconut, NoThought, PauseAsThought};
 pub use plain::{Cot, NoCot, Pause};
 pub use rewrite::{Condensed, DifficultyRewrite, RandomLength};
 
@@ -60,6 +66,12 @@ pub enum Method {
     Icot(Icot),
     /// Pause tokens before the answer.
     Pause(Pause),
+    /// Steps become latent steps.
+    Coconut(Coconut),
+    /// Steps become pauses.
+    PauseAsThought(PauseAsThought),
+    /// Steps go and nothing takes their place.
+    NoThought(NoThought),
     /// Only what the task says is needed.
     Condensed(Condensed),
     /// Rationales as long as the question is difficult (ours).
@@ -82,6 +94,9 @@ impl Method {
             Method::CotChunkNormalised(_) => "cot-chunk-normalised",
             Method::Icot(_) => "icot",
             Method::Pause(_) => "pause",
+            Method::Coconut(_) => "coconut",
+            Method::PauseAsThought(_) => "pause-as-thought",
+            Method::NoThought(_) => "no-thought",
             Method::Condensed(_) => "condensed",
             Method::DifficultyRewrite(_) => "difficulty-rewrite",
             Method::RandomLength(_) => "random-length",
@@ -97,6 +112,9 @@ impl Method {
             }
             Method::Cwt(_) | Method::CotSmallBatch(_) | Method::CotChunkNormalised(_) => {
                 "`cot-small-batch` and `cot-chunk-normalised`"
+            }
+            Method::Coconut(_) | Method::PauseAsThought(_) | Method::NoThought(_) => {
+                "`pause-as-thought` and `no-thought`"
             }
             Method::Condensed(_) => "`cot`",
             Method::DifficultyRewrite(_) | Method::RandomLength(_) => "`random-length`",
@@ -118,6 +136,9 @@ impl Method {
             Method::CotChunkNormalised(method) => chunks::check_chunks(method.chunks),
             Method::Icot(method) => method.check(),
             Method::Pause(method) => method.check(),
+            Method::Coconut(Coconut(stages))
+            | Method::PauseAsThought(PauseAsThought(stages))
+            | Method::NoThought(NoThought(stages)) => stages.check(steps),
             Method::DifficultyRewrite(method) => method.check(),
             Method::RandomLength(method) => method.rewrite().check(),
         }
@@ -136,6 +157,14 @@ impl Method {
         matches!(self, Method::Stt(_) | Method::DeletionByCost(_))
     }
 
+    /// Whether the student's rows have [`crate::tokenize::LATENT`] in them.
+    pub(crate) fn thinks_in_latents(&self) -> bool {
+        matches!(
+            self,
+            Method::Coconut(_) | Method::PauseAsThought(_) | Method::NoThought(_)
+        )
+    }
+
     /// Teaches a student. Goes on where an earlier call was stopped.
     ///
     /// # Errors
@@ -152,6 +181,9 @@ impl Method {
             Method::CotChunkNormalised(method) => method.teach(context),
             Method::Icot(method) => method.teach(context),
             Method::Pause(method) => method.teach(context),
+            Method::Coconut(Coconut(stages)) => stages.teach(context, Thought::Latent),
+            Method::PauseAsThought(PauseAsThought(stages)) => stages.teach(context, Thought::Pause),
+            Method::NoThought(NoThought(stages)) => stages.teach(context, Thought::None),
             Method::Condensed(_) => rewrite::condensed(context),
             Method::DifficultyRewrite(method) => method.teach(context),
             Method::RandomLength(method) => method.teach(context),
@@ -190,7 +222,7 @@ pub(crate) fn segments(
 mod tests {
     use super::*;
     use crate::data::Encoder;
-    use crate::tokenize::{add_pause, train_tokenizer};
+    use crate::tokenize::{PAUSE, add_tokens, train_tokenizer};
 
     #[test]
     fn segments_hold_what_follows_them_and_the_answer_is_the_last() {
@@ -199,7 +231,7 @@ mod tests {
         let line = r#"{"question":"q","chunks":["c"],"answer":"a"}"#;
         std::fs::write(&path, line).unwrap();
         let mut tokenizer = train_tokenizer(&[&path], 262, 10).unwrap();
-        add_pause(&mut tokenizer);
+        add_tokens(&mut tokenizer, &[PAUSE]);
         let file = folder.path().join("tokenizer.json");
         tokenizer.save(&file, false).unwrap();
         let mut routes = crate::recipe::default_routes();
@@ -294,6 +326,22 @@ mod tests {
                 "without pauses it is `no-cot`",
             ),
             (
+                r#"name = "coconut"
+                per_stage = 0"#,
+                "`per_stage` is 0",
+            ),
+            (
+                r#"name = "pause-as-thought"
+                full = 0.6
+                none = 0.6"#,
+                "sum is at most 1",
+            ),
+            (
+                r#"name = "no-thought"
+                stages = 90"#,
+                "89 stages do not fit the 40 steps",
+            ),
+            (
                 r#"name = "difficulty-rewrite"
                 easy = 0.8
                 medium = 0.4"#,
@@ -314,6 +362,7 @@ mod tests {
             "name = \"cot\"\nchunks = 3",
             "name = \"no-cot\"\nx = 1",
             "name = \"pause\"",
+            "name = \"coconut\"\nx = 1",
             "name = \"skip-thinking\"",
         ] {
             let error = toml::from_str::<Method>(text).unwrap_err().to_string();

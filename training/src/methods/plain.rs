@@ -33,15 +33,15 @@ pub(super) fn no_cot(context: &Context) -> Result<Taught> {
 }
 
 fn direct(context: &Context, pauses: usize) -> Result<Taught> {
-    let encoder = context.encoder(pauses)?;
-    let rows = context.encode(&encoder, DIRECT, context.rows)?;
     let mut training = context.training(DIRECT);
-    training.pauses = pauses;
+    training.positions.pauses = pauses;
+    let encoder = context.encoder_of(&training)?;
+    let rows = context.encode(&encoder, DIRECT, context.rows)?;
     context.train_on(training, rows)
 }
 
 pub(super) fn cot(context: &Context) -> Result<Taught> {
-    let rows = context.encode(&context.encoder(0)?, COT, context.rows)?;
+    let rows = context.encode(&context.encoder()?, COT, context.rows)?;
     context.train_on(context.training(COT), rows)
 }
 

@@ -111,7 +111,7 @@ pub(super) fn condensed(context: &Context) -> Result<Taught> {
         Ok(without(row, &needed))
     });
     let rows = rows.collect::<Result<Vec<Row>>>()?;
-    let rows = context.encode(&context.encoder(0)?, COT, &rows)?;
+    let rows = context.encode(&context.encoder()?, COT, &rows)?;
     context.train_on(context.training(COT), rows)
 }
 
@@ -137,7 +137,7 @@ fn learn(context: &Context, lengths: &[Length]) -> Result<Taught> {
         .zip(lengths)
         .map(|(row, length)| shortened(row, *length))
         .collect();
-    let rows = context.encode(&context.encoder(0)?, COT, &rows)?;
+    let rows = context.encode(&context.encoder()?, COT, &rows)?;
     context.train_on(context.training(COT), rows)
 }
 

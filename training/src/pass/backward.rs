@@ -1,0 +1,228 @@
+//! The way back.
+
+use super::plan::{Plan, Step};
+use super::{Pass, Shape, Work, add_rows, part, part_mut, put_rows, resize, take_rows};
+use crate::ops::matmul::{View, matmul};
+use crate::ops::{attention, rms_norm, rope, swiglu};
+
+impl Pass {
+    /// Adds the gradients of all weights to `gradient`, given those of the logits and of the taps.
+    pub(super) fn backward(&mut self, weights: &[f32], plan: &Plan, gradient: &mut [f32]) {
+        let hidden = self.shape.hidden;
+        self.head_back(weights, plan, gradient);
+        let tokens = plan.waves.last().map_or(0, |step| step.rows.end);
+        let buffers = if plan.waves.len() > 1 {
+            self.layers.len()
+        } else {
+            1
+        };
+        self.work.dqkv.resize_with(buffers, Vec::new);
+        for dqkv in &mut self.work.dqkv {
+            dqkv.clear();
+            dqkv.resize(tokens * self.shape.heads.width(), 0.0);
+        }
+        for step in plan.waves.iter().rev() {
+            let Work { x, dfinal, dx, .. } = &mut self.work;
+            resize(dx, step.outputs.len() * hidden);
+            let norm = self.norm.clone();
+            rms_norm::backward(
+                part(x, &step.outputs, hidden),
+                &weights[norm.clone()],
+                part(dfinal, &step.outputs, hidden),
+                self.shape.eps,
+                false,
+                dx,
+                &mut gradient[norm],
+            );
+            for layer in (0..self.layers.len()).rev() {
+                self.layer_back(weights, step, layer, gradient);
+                self.add_taps(plan, step, layer);
+            }
+            let Work { dfinal, dx, .. } = &mut self.work;
+            for (row, output) in &step.latents {
+                let read = &mut dx[row * hidden..][..hidden];
+                let state = &mut dfinal[output * hidden..][..hidden];
+                state
+                    .iter_mut()
+                    .zip(&*read)
+                    .for_each(|(sum, dx)| *sum += dx);
+                // No embedding was read.
+                read.fill(0.0);
+            }
+            let dembedding = &mut gradient[self.embed_tokens.clone()];
+            add_rows(dx, hidden, &step.tokens, dembedding);
+        }
+    }
+
+    /// From the logits and the taps to the gradient of what the final norm wrote.
+    fn head_back(&mut self, weights: &[f32], plan: &Plan, gradient: &mut [f32]) {
+        let (hidden, vocabulary) = (self.shape.hidden, self.shape.vocabulary);
+        let Work {
+            h,
+            source_h,
+            logits: dlogits,
+            dfinal,
+            dh,
+            ..
+        } = &mut self.work;
+        let sources = dlogits.len() / vocabulary;
+        let dy = View::new(dlogits, sources, vocabulary, vocabulary);
+        let head = View::new(&weights[self.lm_head.clone()], vocabulary, hidden, hidden);
+        let read = if plan.source_outputs.is_some() {
+            source_h
+        } else {
+            h
+        };
+        let dhead = &mut gradient[self.lm_head.clone()];
+        let view = View::new(read, sources, hidden, hidden);
+        matmul(dhead, hidden, dy.t(), view, 1.0, true);
+        match &plan.source_outputs {
+            None => {
+                resize(dfinal, sources * hidden);
+                matmul(dfinal, hidden, dy, head, 1.0, false);
+            }
+            Some(outputs) => {
+                resize(dh, sources * hidden);
+                matmul(dh, hidden, dy, head, 1.0, false);
+                dfinal.clear();
+                dfinal.resize(plan.outputs * hidden, 0.0);
+                add_rows(dh, hidden, outputs, dfinal);
+            }
+        }
+        let Some(last) = self.taps.gradients.last() else {
+            return;
+        };
+        for ((_, output), tap) in plan.taps.iter().zip(last.chunks_exact(hidden)) {
+            let state = &mut dfinal[output * hidden..][..hidden];
+            state.iter_mut().zip(tap).for_each(|(sum, dx)| *sum += dx);
+        }
+    }
+
+    /// Adds what the objective wants changed about what a layer read.
+    fn add_taps(&mut self, plan: &Plan, step: &Step, layer: usize) {
+        let hidden = self.shape.hidden;
+        let taps = self.taps.gradients[layer].chunks_exact(hidden);
+        for ((row, _), tap) in plan.taps.iter().zip(taps) {
+            if step.rows.contains(row) {
+                let dx = &mut self.work.dx[(row - step.rows.start) * hidden..][..hidden];
+                dx.iter_mut().zip(tap).for_each(|(sum, dx)| *sum += dx);
+            }
+        }
+    }
+
+    /// `dx` holds the gradient of what the layer wrote before, and of what it read after.
+    fn layer_back(&mut self, weights: &[f32], step: &Step, index: usize, gradient: &mut [f32]) {
+        let Shape {
+            hidden,
+            feed_forward,
+            heads,
+            eps,
+            ..
+        } = self.shape;
+        let (width, out) = (heads.width(), heads.query * heads.dim);
+        let Work {
+            scratch,
+            moved,
+            output_heads,
+            activated,
+            dx,
+            dh,
+            dactivated,
+            dheads,
+            dqkv,
+            spread,
+            ..
+        } = &mut self.work;
+        let is_last = index + 1 == self.layers.len();
+        let (layer, kept) = (&self.layers[index], &mut self.kept[index]);
+        let rows = if is_last { &step.outputs } else { &step.rows };
+
+        resize(dactivated, rows.len() * feed_forward);
+        layer.down_proj.backward(weights, dx, dactivated);
+        resize(activated, rows.len() * feed_forward);
+        let dgate_up = part_mut(&mut kept.gate_up, rows, 2 * feed_forward);
+        swiglu::backward(dgate_up, dactivated, feed_forward, activated);
+        layer.down_proj.accumulate(dx, activated, gradient);
+        resize(dh, rows.len() * hidden);
+        layer.gate_up.backward(weights, dgate_up, dh);
+        let mid_h = part(&kept.mid_h, rows, hidden);
+        layer.gate_up.accumulate(dgate_up, mid_h, gradient);
+        let norm = layer.post_attention_layernorm.clone();
+        rms_norm::backward(
+            part(&kept.mid, rows, hidden),
+            &weights[norm.clone()],
+            dh,
+            eps,
+            true,
+            dx,
+            &mut gradient[norm],
+        );
+
+        resize(dheads, kept.heads.len());
+        if is_last {
+            resize(moved, rows.len() * out);
+            layer.o_proj.backward(weights, dx, moved);
+            let heads_out = part(output_heads, rows, out);
+            layer.o_proj.accumulate(dx, heads_out, gradient);
+            for segment in &step.segments {
+                let run = segment.start..segment.start + segment.len;
+                part_mut(dheads, &run, out).fill(0.0);
+            }
+            add_rows(moved, out, &step.output_stream, dheads);
+            spread.clear();
+            spread.resize(step.rows.len() * hidden, 0.0);
+            add_rows(dx, hidden, &step.output_rows, spread);
+            std::mem::swap(dx, spread);
+        } else if let Some(stream) = &step.stream {
+            resize(moved, stream.len() * out);
+            take_rows(&kept.heads, out, stream, moved);
+            layer.o_proj.accumulate(dx, moved, gradient);
+            layer.o_proj.backward(weights, dx, moved);
+            put_rows(moved, out, stream, dheads);
+        } else {
+            layer.o_proj.backward(weights, dx, dheads);
+            layer.o_proj.accumulate(dx, &kept.heads, gradient);
+        }
+
+        let dqkv = if step.stream.is_some() {
+            &mut dqkv[index]
+        } else {
+            let dqkv = &mut dqkv[0];
+            dqkv.fill(0.0);
+            dqkv
+        };
+        let saved = (&*kept.heads, &**dheads, &*kept.lse);
+        attention::backward(heads, &step.segments, &kept.qkv, saved, scratch, dqkv);
+        // Later waves have added what they read of these keys and values; now they are complete.
+        let dqkv = match &step.stream {
+            None => dqkv,
+            Some(stream) => {
+                resize(moved, stream.len() * width);
+                take_rows(dqkv, width, stream, moved);
+                moved
+            }
+        };
+        rope::rotate(dqkv, heads, &step.angles, true);
+        if let Some((q, k)) = &layer.qk_norm {
+            // `ModelConfig::tensors` puts one right after the other.
+            let (dq, dk) = gradient[q.start..k.end].split_at_mut(q.len());
+            let norms = (&weights[q.clone()], &weights[k.clone()]);
+            let raw = part(&kept.raw, &step.rows, width);
+            rope::norm_back(raw, norms, heads, eps, dqkv, (dq, dk));
+        }
+        resize(dh, step.rows.len() * hidden);
+        layer.qkv.backward(weights, dqkv, dh);
+        let h = part(&kept.h, &step.rows, hidden);
+        layer.qkv.accumulate(dqkv, h, gradient);
+        let norm = layer.input_layernorm.clone();
+        rms_norm::backward(
+            part(&kept.x, &step.rows, hidden),
+            &weights[norm.clone()],
+            dh,
+            eps,
+            true,
+            dx,
+            &mut gradient[norm],
+        );
+    }
+}

@@ -1,0 +1,306 @@
+//! One forward and backward over flat weights: the trainer's inner loop.
+//!
+//! candle's graph costs more than its arithmetic at a student's size: every gradient is a fresh tensor that is zeroed, written,
+//! added to another fresh tensor and returned to the system. Here the same kernels run over buffers that are kept from one
+//! micro-batch to the next; weights are read from the optimizer's flat buffer, and each product adds its weight gradient straight
+//! into the flat gradient. [`Student::forward`](crate::student::Student::forward) with candle's backward is the slow twin: the
+//! tests hold every gradient to it, for every family.
+//!
+//! ```text
+//! layer   x ─norm─▶ h ─qkv─▶ turned ─attention─▶ heads ─o_proj─▶ + x = mid ─norm─▶ h ─gate_up─▶ ─swiglu─▶ ─down_proj─▶ + mid
+//! kept    x         h        qkv                 heads, lse            mid         h  gate_up
+//! ```
+//!
+//! Going back, `gate_up` and the logits are overwritten by their own gradients, and what swiglu gave is made again.
+//!
+//! A latent token reads what the token before it computed, so its row is cut into waves ([`Batch::waves`]): forward one wave after the other over the
+//! keys and values of the earlier ones, backward in reverse, with gradients through the fed-back states and through keys and values.
+
+mod backward;
+mod forward;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use candle_core::bail;
+use skimstone::ModelConfig;
+
+use self::plan::Plan;
+use crate::error::Result;
+use crate::ops::attention::Scratch;
+use crate::ops::projection::{Projection, Stacked};
+use crate::ops::rope::Heads;
+use crate::ops::simd::multiversion;
+use crate::pack::{Batch, Segment};
+use crate::student::inverse_frequencies;
+
+/// The buffers of one worker and where each weight lies.
+#[derive(Debug)]
+pub struct Pass {
+    shape: Shape,
+    layers: Vec<LayerWeights>,
+    embed_tokens: Range<usize>,
+    norm: Range<usize>,
+    /// The embedding itself when tied.
+    lm_head: Range<usize>,
+    inverse_frequencies: Vec<f64>,
+    kept: Vec<Kept>,
+    work: Work,
+    taps: Taps,
+}
+
+/// The sizes that every layer shares.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    /// `E`
+    hidden: usize,
+    /// `F`
+    feed_forward: usize,
+    vocabulary: usize,
+    heads: Heads,
+    eps: f32,
+}
+
+/// Where the weights of a layer lie in the flat buffer.
+#[derive(Debug)]
+struct LayerWeights {
+    input_layernorm: Range<usize>,
+    qkv: Stacked,
+    qk_norm: Option<(Range<usize>, Range<usize>)>,
+    o_proj: Stacked,
+    post_attention_layernorm: Range<usize>,
+    gate_up: Stacked,
+    down_proj: Stacked,
+}
+
+/// What a layer keeps for its way back, rows in the order of the waves but for those of attention. `n` is `N`, in the last layer the `O` rows that
+/// somebody reads.
+#[derive(Debug, Default)]
+struct Kept {
+    /// `[N, E]`
+    x: Vec<f32>,
+    /// `[N, E]`, normalized.
+    h: Vec<f32>,
+    /// `[N, (H+2G)·D]` before QK-norm, empty without.
+    raw: Vec<f32>,
+    /// `[N, (H+2G)·D]`, rotated, in the order of the stream.
+    qkv: Vec<f32>,
+    /// `[N, H·D]`, in the order of the stream.
+    heads: Vec<f32>,
+    /// `[N, H]`, in the order of the stream.
+    lse: Vec<f32>,
+    /// `[n, E]`
+    mid: Vec<f32>,
+    /// `[n, E]`, normalized.
+    mid_h: Vec<f32>,
+    /// `[n, 2F]`
+    gate_up: Vec<f32>,
+}
+
+/// Buffers that live for one layer of one wave of `r` rows, and those around all layers.
+#[derive(Debug, Default)]
+struct Work {
+    scratch: Scratch,
+    /// Rows on their way between the two orders.
+    moved: Vec<f32>,
+    /// The last layer's heads at the outputs, `[O, H·D]`.
+    output_heads: Vec<f32>,
+    /// `[r, F]`
+    activated: Vec<f32>,
+    /// What the last layer wrote, `[O, E]`.
+    x: Vec<f32>,
+    /// The same, normalized, `[O, E]`.
+    h: Vec<f32>,
+    /// Its rows at the sources, `[M, E]`; unused if all outputs are sources.
+    source_h: Vec<f32>,
+    /// `[M, V]`
+    logits: Vec<f32>,
+    /// Gradient of `h`, `[O, E]`.
+    dfinal: Vec<f32>,
+    /// Gradient of the residual stream, `[r, E]`.
+    dx: Vec<f32>,
+    /// Of what a product read, `[r, E]`.
+    dh: Vec<f32>,
+    /// `[r, F]`
+    dactivated: Vec<f32>,
+    /// `[N, H·D]`, in the order of the stream.
+    dheads: Vec<f32>,
+    /// `[N, (H+2G)·D]`, in the order of the stream: one for each layer if several waves add to it, else one.
+    dqkv: Vec<Vec<f32>>,
+    /// A gradient that is being spread from the outputs to all rows.
+    spread: Vec<f32>,
+}
+
+/// Hidden states of a batch's tapped tokens, and what an objective wants changed about them.
+#[derive(Debug, Default)]
+pub struct Taps {
+    /// For each layer what it reads, and last what the final norm writes: `[L + 1][T, E]`.
+    pub states: Vec<Vec<f32>>,
+    /// Their gradients, of the same shape; zero until the objective adds to them.
+    pub gradients: Vec<Vec<f32>>,
+}
+
+impl Pass {
+    /// A pass over weights that lie one after the other in the order of [`ModelConfig::tensors`].
+    pub fn new(config: &ModelConfig) -> Pass {
+        let mut places = std::collections::HashMap::new();
+        let mut start = 0;
+        for tensor in config.tensors() {
+            let len: usize = tensor.shape.iter().product();
+            places.insert(tensor.name, (start..start + len, tensor.shape[0]));
+            start += len;
+        }
+        let at = |name: &str| places[name].0.clone();
+        let stack = |layer: usize, names: &[&str]| -> Stacked {
+            let parts = names.iter().map(|name| {
+                let name = format!("model.layers.{layer}.{name}");
+                let (weight, outputs) = places[&format!("{name}.weight")].clone();
+                let bias = places.get(&format!("{name}.bias")).map(|p| p.0.clone());
+                Projection {
+                    weight,
+                    bias,
+                    outputs,
+                }
+            });
+            Stacked::new(parts)
+        };
+        let layers = (0..config.num_hidden_layers)
+            .map(|l| {
+                let of = |name: &str| at(&format!("model.layers.{l}.{name}.weight"));
+                LayerWeights {
+                    input_layernorm: of("input_layernorm"),
+                    qkv: stack(
+                        l,
+                        &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+                    ),
+                    qk_norm: config
+                        .qk_norm()
+                        .then(|| (of("self_attn.q_norm"), of("self_attn.k_norm"))),
+                    o_proj: stack(l, &["self_attn.o_proj"]),
+                    post_attention_layernorm: of("post_attention_layernorm"),
+                    gate_up: stack(l, &["mlp.gate_proj", "mlp.up_proj"]),
+                    down_proj: stack(l, &["mlp.down_proj"]),
+                }
+            })
+            .collect::<Vec<_>>();
+        let embed_tokens = at("model.embed_tokens.weight");
+        Pass {
+            shape: Shape {
+                hidden: config.hidden_size,
+                feed_forward: config.intermediate_size,
+                vocabulary: config.vocab_size,
+                heads: Heads {
+                    query: config.num_attention_heads,
+                    kv: config.num_key_value_heads,
+                    dim: config.head_dim,
+                },
+                eps: config.rms_norm_eps,
+            },
+            kept: layers.iter().map(|_| Kept::default()).collect(),
+            layers,
+            lm_head: match config.tie_word_embeddings {
+                true => embed_tokens.clone(),
+                false => at("lm_head.weight"),
+            },
+            embed_tokens,
+            norm: at("model.norm.weight"),
+            inverse_frequencies: inverse_frequencies(config),
+            work: Work::default(),
+            taps: Taps::default(),
+        }
+    }
+
+    /// `V`
+    pub fn vocabulary(&self) -> usize {
+        self.shape.vocabulary
+    }
+
+    /// Runs the batch forward, lets `objective` turn the logits `[M, V]` of its sources into their gradient, runs it backward and
+    /// adds the gradients of all weights to `gradient`. Returns what the objective returned.
+    ///
+    /// The objective also sees the hidden states of the batch's taps and may add to their gradients.
+    ///
+    /// # Errors
+    /// If a token is outside the vocabulary, or a source, tap, segment or latent token outside the stream; whatever the objective reports.
+    pub fn run<R>(
+        &mut self,
+        weights: &[f32],
+        batch: &Batch,
+        gradient: &mut [f32],
+        objective: impl FnOnce(&mut [f32], &mut Taps) -> candle_core::Result<R>,
+    ) -> Result<R> {
+        self.check(batch)?;
+        let plan = Plan::new(batch, &self.inverse_frequencies);
+        self.forward(weights, &plan);
+        let result = objective(&mut self.work.logits, &mut self.taps)?;
+        self.backward(weights, &plan, gradient);
+        Ok(result)
+    }
+
+    fn check(&self, batch: &Batch) -> candle_core::Result<()> {
+        let vocabulary = self.shape.vocabulary;
+        if let Some(token) = batch.tokens.iter().find(|t| **t as usize >= vocabulary) {
+            bail!("token {token} outside the vocabulary of {vocabulary}");
+        }
+        let tokens = batch.len();
+        if let Some(source) = batch.sources.iter().find(|s| **s as usize >= tokens) {
+            bail!("source {source} outside the {tokens} tokens");
+        }
+        if let Some(tap) = batch.taps.iter().find(|t| **t as usize >= tokens) {
+            bail!("tap {tap} outside the {tokens} tokens");
+        }
+        if let Some(segment) = batch.segments.iter().find(|s| !s.is_inside(tokens)) {
+            bail!("attention: {segment:?} leaves the {tokens} tokens");
+        }
+        for run in &batch.latents {
+            let is_inside = |s: &&Segment| {
+                s.prefix.is_none() && run.start > s.start && run.start + run.len <= s.start + s.len
+            };
+            if run.len == 0 || !batch.segments.iter().any(|s| is_inside(&s)) {
+                bail!("{run:?} does not lie inside a segment of its own");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives `buffer` the length `len`; what it holds is overwritten by whoever asked.
+fn resize(buffer: &mut Vec<f32>, len: usize) {
+    buffer.resize(len, 0.0);
+}
+
+/// The values of some rows.
+fn part<'a>(buffer: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
+    &buffer[rows.start * width..rows.end * width]
+}
+
+/// The values of some rows, to be written.
+fn part_mut<'a>(buffer: &'a mut [f32], rows: &Range<usize>, width: usize) -> &'a mut [f32] {
+    &mut buffer[rows.start * width..rows.end * width]
+}
+
+/// Row `i` of `out` is row `indices[i]` of `table`.
+fn take_rows(table: &[f32], width: usize, indices: &[u32], out: &mut [f32]) {
+    for (index, out) in indices.iter().zip(out.chunks_exact_mut(width)) {
+        out.copy_from_slice(&table[*index as usize * width..][..width]);
+    }
+}
+
+/// Row `indices[i]` of `table` becomes row `i` of `rows`.
+fn put_rows(rows: &[f32], width: usize, indices: &[u32], table: &mut [f32]) {
+    for (index, row) in indices.iter().zip(rows.chunks_exact(width)) {
+        table[*index as usize * width..][..width].copy_from_slice(row);
+    }
+}
+
+multiversion! {
+    /// Row `i` of `rows` is added to row `indices[i]` of `table`.
+    fn add_rows(rows: &[f32], width: usize, indices: &[u32], table: &mut [f32]) {
+        for (index, row) in indices.iter().zip(rows.chunks_exact(width)) {
+            let sums = &mut table[*index as usize * width..][..width];
+            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Every gradient against candle's graph.
+
+use super::*;
+use crate::data::{Span, TokenizedRow};
+use crate::loss::{supervised, supervised_gradient};
+use crate::student::Student;
+
+/// What sets the families apart: biases, QK-norm, tied and untied heads, `head_dim` ≠ E/H.
+const CONFIGS: [&str; 4] = [
+    r#""model_type":"llama","num_key_value_heads":2,"tie_word_embeddings":false,"attention_bias":true,"mlp_bias":true"#,
+    r#""model_type":"llama","num_key_value_heads":4,"tie_word_embeddings":true"#,
+    r#""model_type":"qwen2","num_key_value_heads":1,"tie_word_embeddings":true"#,
+    r#""model_type":"qwen3","num_key_value_heads":2,"tie_word_embeddings":false"#,
+];
+
+fn config(family: &str) -> ModelConfig {
+    let json = format!(
+        r#"{{{family},"hidden_size":32,"intermediate_size":56,"num_hidden_layers":3,"num_attention_heads":4,"head_dim":12,
+        "vocab_size":61,"max_position_embeddings":256,"rms_norm_eps":1e-5,"rope_theta":10000,"eos_token_id":1}}"#
+    );
+    ModelConfig::from_json(&json).unwrap()
+}
+
+fn row(seed: u32, len: u32) -> TokenizedRow {
+    TokenizedRow {
+        tokens: (0..len).map(|i| (i * i * 7 + i * seed + 3) % 61).collect(),
+        spans: vec![
+            Span {
+                range: 0..3,
+                weight: 0.0,
+            },
+            Span {
+                range: 3..len as usize,
+                weight: 0.5 + seed as f32,
+            },
+        ],
+        ..TokenizedRow::default()
+    }
+}
+
+/// A tree whose branches share a source, a long row and a short one.
+fn batch() -> Batch {
+    let mut batch = Batch::default();
+    let branch = |last: u32| {
+        let mut row = row(1, 9);
+        row.tokens.truncate(4);
+        row.tokens.extend([last, 8, last, 9, 10]);
+        row
+    };
+    batch.push_tree(&[&branch(11), &branch(12), &branch(13)]);
+    batch.push_row(&row(2, 100));
+    batch.push_row(&row(3, 4));
+    batch
+}
+
+/// Rows with three, one and no latent tokens, beside a tree.
+fn latent_batch() -> Batch {
+    let latent = |seed: u32, len: u32, latents: std::ops::Range<usize>| {
+        let mut row = row(seed, len);
+        row.spans[0].range.end = latents.end;
+        row.spans[1].range.start = latents.end;
+        row.latents = latents;
+        row
+    };
+    let mut batch = batch();
+    batch.push_row(&latent(2, 20, 5..8));
+    batch.push_row(&row(3, 9));
+    // The last latent token predicts, and one directly after the first token.
+    batch.push_row(&latent(4, 11, 6..7));
+    batch.push_row(&latent(1, 90, 1..4));
+    batch
+}
+
+#[test]
+fn waves_cut_rows_where_latent_tokens_wait() {
+    let waves = latent_batch().waves();
+    let sizes: Vec<(usize, usize)> = waves.iter().map(|w| (w.len(), w.latents.len())).collect();
+    assert_eq!(sizes[1..], [(1 + 5 + 1, 3), (2, 2), (12 + 1 + 86 + 1, 2)]);
+}
+
+#[test]
+fn gradients_are_those_of_the_graph() {
+    for batch in [batch, latent_batch] {
+        compare_gradients(batch);
+    }
+}
+
+fn compare_gradients(batch: fn() -> Batch) {
+    for family in CONFIGS {
+        let config = config(family);
+        let student = Student::random(&config, 7, 0.15).unwrap();
+        // Biases and norms start at zero and one, where a mistake would not show.
+        for (index, (_, variable)) in student.variables().iter().enumerate() {
+            if variable.rank() == 1 {
+                let wave = (0..variable.elem_count())
+                    .map(|i| 0.8 + ((i + index) as f32 * 0.7).sin() * 0.3)
+                    .collect();
+                let wave: candle_core::Tensor =
+                    candle_core::Tensor::from_vec(wave, variable.shape(), variable.device())
+                        .unwrap();
+                variable.set(&wave).unwrap();
+            }
+        }
+        let read = |tensor: &candle_core::Tensor| -> Vec<f32> {
+            tensor.flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let weights: Vec<f32> = student
+            .variables()
+            .iter()
+            .flat_map(|(_, variable)| read(variable))
+            .collect();
+        let mut pass = Pass::new(&config);
+        let mut gradient = vec![0f32; weights.len()];
+        let mut short = Batch::default();
+        short.push_row(&row(5, 30));
+        // Twice, with another batch in between: buffers of other sizes must not leave traces, gradients add up.
+        let (loss, correct) =
+            supervised_gradient(&mut pass, &weights, &batch(), &mut gradient).unwrap();
+        let mut other = vec![0f32; weights.len()];
+        supervised_gradient(&mut pass, &weights, &short, &mut other).unwrap();
+        supervised_gradient(&mut pass, &weights, &batch(), &mut gradient).unwrap();
+
+        let graph = supervised(&student, &batch()).unwrap();
+        let expected = f64::from(graph.sum.to_scalar::<f32>().unwrap());
+        assert!(
+            (loss - expected).abs() < 1e-5 * expected,
+            "{family}: {loss} and {expected}"
+        );
+        assert_eq!(correct, graph.correct, "{family}");
+        let grads = graph.sum.backward().unwrap();
+        let mut start = 0;
+        for (name, variable) in student.variables() {
+            let theirs = read(grads.get(variable).unwrap());
+            let ours = &gradient[start..start + theirs.len()];
+            start += theirs.len();
+            let norm = theirs.iter().map(|x| x * x).sum::<f32>().sqrt();
+            // Both run the same kernels; only sums of a few terms are taken in another order.
+            for (a, b) in ours.iter().zip(&theirs) {
+                assert!(
+                    (a / 2.0 - b).abs() < 1e-5 * norm,
+                    "{family} {name}: {a} / 2 and {b}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn foreign_tokens_sources_and_segments_are_refused() {
+    let config = config(CONFIGS[1]);
+    let mut pass = Pass::new(&config);
+    let weights = vec![0f32; config.num_parameters() as usize];
+    type Spoil = fn(&mut Batch);
+    let cases: [(Spoil, &str); 4] = [
+        (|b| b.tokens[3] = 61, "token 61"),
+        (|b| b.sources[0] = 999, "source 999"),
+        (|b| b.segments[0].len = 999, "Segment"),
+        (|b| b.targets[0] = 61, "target 61"),
+    ];
+    for (spoil, expected) in cases {
+        let mut batch = batch();
+        spoil(&mut batch);
+        let mut gradient = vec![0f32; weights.len()];
+        let error = supervised_gradient(&mut pass, &weights, &batch, &mut gradient)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
