@@ -18,8 +18,9 @@ use skimstone_kernels::{Activations, AttentionShape, Cpu, Linear, RmsNorm};
 
 use crate::cancel::CancelHandle;
 use crate::config::ModelConfig;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::kv_cache::KvCache;
+use crate::latent_map::{gelu, layer_norm};
 use crate::rope::Rope;
 use crate::weights::{LayerWeights, Weights};
 
@@ -281,6 +282,36 @@ impl Forward<'_> {
             self.config.rms_norm_eps,
             normed,
         )?)
+    }
+
+    /// The next input of a latent step from a state after the final norm: the first row of the residual stream. Shapes: `normed` is `[E]`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] if the bundle has no latent map with weights.
+    pub(crate) fn latent_input(&self, normed: &[f32], scratch: &mut Scratch) -> Result<()> {
+        let Some(map) = self.weights.latent_map() else {
+            let message = "this bundle has no latent map with weights";
+            return Err(Error::new(ErrorKind::Argument, message));
+        };
+        let cpu = self.cpu;
+        let e = self.config.hidden_size;
+        let Scratch {
+            hidden,
+            up,
+            inputs,
+            gated,
+            ..
+        } = scratch;
+        // Checked when the bundle was opened: I is at most F.
+        let inner = &mut up[..map.up_proj.weight.rows()];
+        cpu.load(inputs, normed, e, quantized(&[map.up_proj]))?;
+        cpu.linear(&map.up_proj, inputs, inner)?;
+        gelu(inner);
+        cpu.load(gated, inner, inner.len(), quantized(&[map.down_proj]))?;
+        let input = &mut hidden[..e];
+        cpu.linear(&map.down_proj, gated, input)?;
+        layer_norm(input, map.norm, map.norm_bias);
+        Ok(())
     }
 
     /// Logits of states after the final norm. Shapes: `normed` is `[T, E]`, `logits` is `[T, V]`.

@@ -47,6 +47,7 @@ mod forward;
 mod generate;
 pub mod import;
 mod kv_cache;
+mod latent_map;
 pub mod memory;
 mod model;
 pub mod reason;
@@ -70,6 +71,7 @@ pub use config::{GenerationConfig, ModelConfig, ModelType, RopeScaling, TensorSh
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{FinishReason, Generate, GenerateOptions, Piece, Stats};
 pub use kv_cache::{BLOCK_POSITIONS, PoolUsage};
+pub use latent_map::{LatentMapWeights, latent_map_tensors};
 pub use memory::MemoryEstimate;
 pub use model::{Model, ModelOptions};
 pub use sampler::{Sampled, Sampler, SamplerOptions};

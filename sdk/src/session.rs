@@ -428,6 +428,10 @@ impl Session {
                 match map {
                     LatentMap::Identity { normed: true } => copy_row(&self.normed, row)?,
                     LatentMap::Identity { normed: false } => copy_row(&self.hidden, row)?,
+                    LatentMap::Mlp { .. } => self
+                        .model
+                        .forward()
+                        .latent_input(&self.normed, &mut self.scratch)?,
                 }
             }
             StepInput::Resume { layer, hidden } => {

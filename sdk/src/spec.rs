@@ -36,6 +36,12 @@ pub enum LatentMap {
         /// Whether the final norm is applied first.
         normed: bool,
     },
+    /// What a network with one hidden layer and a layer norm make of the state after the final norm: the bundle's tensors `latent_map.*`
+    /// ([`latent_map_tensors`](crate::latent_map_tensors)).
+    Mlp {
+        /// Width of the hidden layer, `I`; at most the model's `intermediate_size`.
+        inner_size: usize,
+    },
 }
 
 impl Default for LatentMap {
@@ -138,6 +144,16 @@ impl ReasoningSpec {
         })
     }
 
+    /// Width of the hidden layer of the latent map that routes share, if one has a map with weights.
+    pub fn latent_map_size(&self) -> Option<usize> {
+        self.routes
+            .values()
+            .find_map(|route| match route.latent_map {
+                LatentMap::Mlp { inner_size } => Some(inner_size),
+                LatentMap::Identity { .. } => None,
+            })
+    }
+
     /// Checks the specification against itself and against the model that it is for.
     ///
     /// # Errors
@@ -200,6 +216,19 @@ impl ReasoningSpec {
                     route.latent_steps, config.max_position_embeddings
                 );
                 return fail(&format!("routes.{name}.latent_steps"), message);
+            }
+            if let LatentMap::Mlp { inner_size } = route.latent_map {
+                let place = format!("routes.{name}.latent_map.inner_size");
+                // The working memory of a pass has room for this.
+                let most = config.intermediate_size;
+                if !(1..=most).contains(&inner_size) {
+                    return fail(&place, format!("{inner_size} is not within 1 to {most}"));
+                }
+                if let Some(other) = self.latent_map_size().filter(|other| *other != inner_size) {
+                    let message =
+                        format!("{inner_size}, another route has {other}; a bundle holds one map");
+                    return fail(&place, message);
+                }
             }
         }
         check("stop".to_owned(), &self.stop)?;

@@ -10,6 +10,7 @@ use skimstone_kernels::{Format, Linear, Matrix};
 use crate::bundle::{TensorInfo, as_f32s};
 use crate::config::{ModelConfig, names};
 use crate::error::{Error, ErrorKind, Result};
+use crate::latent_map::{self, LatentMapWeights, latent_map_tensors};
 
 const VALIDATED: &str = "format, shape and alignment were checked when the bundle was opened";
 
@@ -47,19 +48,34 @@ pub(crate) struct WeightTable {
     layers: Vec<LayerSlots>,
     norm: VectorSlot,
     lm_head: Option<MatrixSlot>,
+    latent_map: Option<LatentMapSlots>,
+}
+
+/// Where the tensors of a latent map stand in the file.
+#[derive(Debug)]
+struct LatentMapSlots {
+    /// up, down.
+    matrices: [MatrixSlot; 2],
+    biases: [Option<VectorSlot>; 2],
+    /// Weight, bias.
+    norm: [VectorSlot; 2],
 }
 
 impl WeightTable {
-    /// Finds and checks every tensor that `config` requires.
+    /// Finds and checks every tensor that `config` requires, and a latent map of `latent_map_size` where there is one.
     ///
     /// # Errors
     /// [`ErrorKind::MissingTensor`], [`ErrorKind::Shape`] (both shapes named) or [`ErrorKind::Dtype`].
     pub(crate) fn new<'a>(
         config: &ModelConfig,
+        latent_map_size: Option<usize>,
         find: impl Fn(&str) -> Option<&'a TensorInfo>,
     ) -> Result<WeightTable> {
         // `tensors` is the one list of names and shapes: check all of it first, then pick by name.
-        for required in config.tensors() {
+        let latent_map = latent_map_size
+            .map(|inner| latent_map_tensors(config.hidden_size, inner))
+            .unwrap_or_default();
+        for required in config.tensors().into_iter().chain(latent_map) {
             let name = &required.name;
             let info = find(name).ok_or_else(|| missing(name))?;
             check(&required.shape, info)
@@ -127,6 +143,22 @@ impl WeightTable {
             lm_head: (!config.tie_word_embeddings)
                 .then(|| matrix(names::LM_HEAD))
                 .transpose()?,
+            latent_map: match latent_map_size {
+                None => None,
+                Some(_) => {
+                    use latent_map::names::{DOWN_PROJ, NORM, UP_PROJ};
+                    let weight = |name: &str| matrix(&format!("{name}.weight"));
+                    let bias = |name: &str| vector(&format!("{name}.bias")).map(Some);
+                    Some(LatentMapSlots {
+                        matrices: [weight(UP_PROJ)?, weight(DOWN_PROJ)?],
+                        biases: [bias(UP_PROJ)?, bias(DOWN_PROJ)?],
+                        norm: [
+                            vector(&format!("{NORM}.weight"))?,
+                            vector(&format!("{NORM}.bias"))?,
+                        ],
+                    })
+                }
+            },
         })
     }
 }
@@ -219,6 +251,18 @@ impl<'a> Weights<'a> {
                 .as_ref()
                 .unwrap_or(&self.table.embed_tokens),
         )
+    }
+
+    /// The latent map, if a route has one with weights.
+    pub fn latent_map(&self) -> Option<LatentMapWeights<'a>> {
+        let slots = self.table.latent_map.as_ref()?;
+        let linear = |i: usize| self.linear(&slots.matrices[i], &slots.biases[i]);
+        Some(LatentMapWeights {
+            up_proj: linear(0),
+            down_proj: linear(1),
+            norm: self.vector(&slots.norm[0]),
+            norm_bias: self.vector(&slots.norm[1]),
+        })
     }
 
     /// Number of layers.

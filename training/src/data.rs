@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
@@ -181,6 +182,8 @@ pub struct TokenizedRow {
     pub answer: usize,
     /// Latent tokens: their input is what the token before computed, whatever stands in `tokens`; never the first token, never predicted.
     pub latents: Range<usize>,
+    /// The same question with its rationale in words, learned in the same step: what the student of an objective that compares the two is held to.
+    pub teacher: Option<Arc<TokenizedRow>>,
 }
 
 impl TokenizedRow {
@@ -195,6 +198,16 @@ impl TokenizedRow {
                     .filter(|at| *at > 0)
                     .map(|at| (at, span.weight))
             })
+    }
+
+    /// Tokens of the row and of its teacher.
+    pub fn total_len(&self) -> usize {
+        self.tokens.len() + self.teacher.as_ref().map_or(0, |row| row.total_len())
+    }
+
+    /// Whether it shares no prefix with other rows.
+    pub(crate) fn is_alone(&self) -> bool {
+        !self.latents.is_empty() || self.teacher.is_some()
     }
 
     fn push(&mut self, tokens: &[u32], weight: f32) {

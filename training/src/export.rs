@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use skimstone::kernels::Format;
-use skimstone::{BundleSpec, BundleWriter, ReasoningSpec, RouteSpec, TensorDecl};
+use skimstone::{
+    BundleSpec, BundleWriter, LatentMap, ReasoningSpec, RouteSpec, TensorDecl, latent_map_tensors,
+};
 
 use crate::checkpoint;
 use crate::data::Encoder;
@@ -44,7 +46,7 @@ pub fn export(
         None => Value::Null,
     };
     let mut spec = BundleSpec::new(student.config().clone());
-    spec.reasoning = reasoning(recipe, &encoder)?;
+    spec.reasoning = reasoning(recipe, &encoder, student.latent_map_size())?;
     spec.tokenizer_json = Some(std::fs::read(&tokenizer).map_err(Error::io(&tokenizer))?);
     spec.provenance = json!({
         "made_by": format!("skim-train {}", env!("CARGO_PKG_VERSION")),
@@ -61,7 +63,14 @@ pub fn export(
 /// # Errors
 /// [`Error::Runtime`] if the specification contradicts the weights or the file cannot be written.
 pub fn write_bundle(student: &Student, spec: BundleSpec, format: Format, out: &Path) -> Result<()> {
-    let tensors = TensorDecl::for_model(student.config(), format);
+    let mut tensors = TensorDecl::for_model(student.config(), format);
+    if let Some(inner) = student.latent_map_size() {
+        let map = latent_map_tensors(student.config().hidden_size, inner);
+        tensors.extend(
+            map.into_iter()
+                .map(|tensor| TensorDecl::new(tensor, format)),
+        );
+    }
     let mut writer = BundleWriter::create(out, spec, &tensors)?;
     for (name, variable) in student.variables() {
         let values: Vec<f32> = variable.flatten_all()?.to_vec1()?;
@@ -71,7 +80,11 @@ pub fn write_bundle(student: &Student, spec: BundleSpec, format: Format, out: &P
 }
 
 /// What the student was trained to do, with the token ids of its tokenizer.
-fn reasoning(recipe: &Recipe, encoder: &Encoder) -> Result<ReasoningSpec> {
+fn reasoning(
+    recipe: &Recipe,
+    encoder: &Encoder,
+    latent_map_size: Option<usize>,
+) -> Result<ReasoningSpec> {
     let trained: BTreeSet<&str> = recipe
         .data
         .iter()
@@ -90,6 +103,10 @@ fn reasoning(recipe: &Recipe, encoder: &Encoder) -> Result<ReasoningSpec> {
                 open: open.to_vec(),
                 close: encoder.close(route.kind),
                 latent_steps: route.latents,
+                latent_map: match latent_map_size {
+                    Some(inner_size) if route.latents > 0 => LatentMap::Mlp { inner_size },
+                    _ => LatentMap::default(),
+                },
                 max_thinking_tokens: route.max_thinking_tokens,
                 ..RouteSpec::default()
             },

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::ops::cross_entropy::{cross_entropy, into_gradient};
 use crate::pack::Batch;
-use crate::pass::Pass;
+use crate::pass::{Pass, Taps};
 use crate::student::Student;
 
 /// The loss of a micro-batch, as sums that add up over micro-batches.
@@ -15,6 +15,91 @@ pub struct Loss {
     pub sum: Tensor,
     /// Scored targets that would have been picked greedily.
     pub correct: usize,
+}
+
+/// What a training makes small.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Objective {
+    /// Cross-entropy of the scored targets.
+    #[default]
+    Supervised,
+    /// For rows with teachers: cross-entropy of both, and the hidden states of all layers at the token before the answer are drawn to the
+    /// teacher's, which stay as they are. With `W` the weight of all targets, half of it the teachers':
+    ///
+    /// ```text
+    /// loss / W = (CE_student + CE_teacher + γ · mean over states j of SmoothL1(h_student[j] − h_teacher[j]) / std(h_teacher[j])) / 2
+    /// ```
+    ///
+    /// The states are what each layer reads and what the final norm writes.
+    ///
+    /// Source: CODI, arXiv 2502.21074 and its code.
+    SelfDistillation {
+        /// `γ`
+        gamma: f32,
+    },
+}
+
+impl Objective {
+    /// Adds the gradients of flat `weights` to `gradient`; returns the loss as a sum over targets, and the number of targets that would have been
+    /// picked greedily.
+    ///
+    /// # Errors
+    /// As [`supervised_gradient`].
+    pub fn gradient(
+        self,
+        pass: &mut Pass,
+        weights: &[f32],
+        batch: &Batch,
+        gradient: &mut [f32],
+    ) -> Result<(f64, usize)> {
+        let Objective::SelfDistillation { gamma } = self else {
+            return supervised_gradient(pass, weights, batch, gradient);
+        };
+        let vocabulary = pass.vocabulary();
+        pass.run(weights, batch, gradient, |logits, taps| {
+            let (loss, correct) =
+                into_gradient(logits, vocabulary, &batch.targets, &batch.weights)?;
+            let scale = f64::from(gamma) * batch.total_weight() / 2.0;
+            Ok((loss + self_distillation(taps, scale), correct))
+        })
+    }
+}
+
+/// Adds the gradient of the students' states, times `scale`, and returns the loss times `scale`. Taps are teacher and student in turn.
+fn self_distillation(taps: &mut Taps, scale: f64) -> f64 {
+    let (layers, mut total) = (taps.states.len(), 0.0);
+    for (states, gradients) in taps.states.iter().zip(&mut taps.gradients) {
+        let width = states.len() / taps.count.max(1);
+        let pairs = || {
+            states
+                .chunks_exact(2 * width)
+                .map(|pair| pair.split_at(width))
+        };
+        let teacher = || {
+            pairs()
+                .flat_map(|(teacher, _)| teacher)
+                .map(|x| f64::from(*x))
+        };
+        let len = (states.len() / 2) as f64;
+        let mean = teacher().sum::<f64>() / len;
+        // Unbiased, as the published code has it.
+        let variance = teacher().map(|x| (x - mean).powi(2)).sum::<f64>() / (len - 1.0);
+        let scale = scale / (variance.sqrt().max(1e-6) * len * layers as f64);
+        for ((teacher, student), gradient) in pairs().zip(gradients.chunks_exact_mut(2 * width)) {
+            for ((t, s), gradient) in teacher.iter().zip(student).zip(&mut gradient[width..]) {
+                let difference = f64::from(s - t);
+                let size = difference.abs();
+                total += scale
+                    * if size < 1.0 {
+                        0.5 * size * size
+                    } else {
+                        size - 0.5
+                    };
+                *gradient += (scale * difference.clamp(-1.0, 1.0)) as f32;
+            }
+        }
+    }
+    total
 }
 
 /// What [`supervised`] computes and its gradients, without a graph: adds the gradients of flat `weights` to `gradient` and returns

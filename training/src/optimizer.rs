@@ -216,7 +216,7 @@ mod tests {
         };
         let (ours, theirs) = (student(), student());
         let mut flat = AdamW::new(&ours, knobs).unwrap();
-        let mut pass = Pass::new(ours.config());
+        let mut pass = Pass::new(ours.config(), None);
         let variables = theirs
             .variables()
             .iter()

@@ -109,14 +109,22 @@ impl Batch {
         self.weights.iter().map(|w| f64::from(*w)).sum()
     }
 
-    /// Adds one row by itself.
+    /// Adds one row by itself, after its teacher if it has one; then the token before the answer is tapped in both.
     pub fn push_row(&mut self, row: &TokenizedRow) {
+        if let Some(teacher) = &row.teacher {
+            for row in [&**teacher, row] {
+                let start = self.tokens.len();
+                self.push_tree(&[row]);
+                self.taps.push((start + row.answer - 1) as u32);
+            }
+            return;
+        }
         self.push_tree(&[row]);
     }
 
     /// Adds rows as a tree over their longest common prefix. Rows with latent tokens share none.
     pub fn push_tree(&mut self, rows: &[&TokenizedRow]) {
-        if rows.len() > 1 && rows.iter().any(|row| !row.latents.is_empty()) {
+        if rows.len() > 1 && rows.iter().any(|row| row.is_alone()) {
             rows.iter().for_each(|row| self.push_row(row));
             return;
         }
@@ -231,7 +239,7 @@ fn tree_len(rows: &[&TokenizedRow]) -> usize {
     shared
         + rows
             .iter()
-            .map(|row| row.tokens.len() - shared)
+            .map(|row| row.total_len() - shared)
             .sum::<usize>()
 }
 
@@ -312,12 +320,13 @@ impl Packing {
                     0 => self.tree_rows,
                     most => self.tree_rows.min(most),
                 };
-                // Rows with latent tokens share no prefix, so a tree would be counted too short.
-                let is_alone = |index: usize| !rows[index].latents.is_empty();
                 let is_full = tree.members.len() >= most_rows
                     || grown > self.micro_batch_tokens
-                    || is_alone(index)
-                    || tree.members.first().is_some_and(|first| is_alone(*first));
+                    || rows[index].is_alone()
+                    || tree
+                        .members
+                        .first()
+                        .is_some_and(|first| rows[*first].is_alone());
                 if is_full && !tree.members.is_empty() {
                     trees.push(std::mem::take(&mut tree).members);
                 }
@@ -345,7 +354,7 @@ impl Tree {
             None => tokens.len(),
             Some(first) => common_prefix(&rows[*first].tokens, tokens).min(self.shared),
         };
-        (shared, self.total + tokens.len())
+        (shared, self.total + rows[index].total_len())
     }
 
     fn len_with(&self, rows: &[TokenizedRow], index: usize) -> usize {
@@ -362,8 +371,13 @@ impl Tree {
 pub fn build(rows: &[TokenizedRow], trees: &[Vec<usize>]) -> Batch {
     let mut batch = Batch::default();
     for tree in trees {
-        let members: Vec<&TokenizedRow> = tree.iter().map(|index| &rows[*index]).collect();
-        batch.push_tree(&members);
+        match tree[..] {
+            [only] => batch.push_row(&rows[only]),
+            _ => {
+                let members: Vec<&TokenizedRow> = tree.iter().map(|index| &rows[*index]).collect();
+                batch.push_tree(&members);
+            }
+        }
     }
     batch
 }

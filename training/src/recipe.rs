@@ -30,6 +30,9 @@ pub struct Recipe {
     /// The routes of the student; the three of a reasoning student if left out.
     #[serde(default = "default_routes")]
     pub routes: BTreeMap<String, Route>,
+    /// Width of the hidden layer of the latent map; left out: a latent step reads the hidden state itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latent_map_size: Option<usize>,
     /// How rows become batches.
     #[serde(default)]
     pub batch: BatchKnobs,

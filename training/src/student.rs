@@ -15,10 +15,11 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use skimstone::{ModelConfig, RopeScaling};
+use skimstone::{ModelConfig, RopeScaling, latent_map_tensors};
 
 use crate::error::{Error, Result};
 use crate::ops::attention::attention;
+use crate::ops::latent_map;
 use crate::ops::linear::linear;
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rope::{Angles, Heads, rope};
@@ -35,6 +36,7 @@ pub struct Student {
     norm: Tensor,
     /// The embedding itself when tied.
     lm_head: Tensor,
+    latent_map: Option<LatentMap>,
     inverse_frequencies: Arc<Vec<f64>>,
     heads: Heads,
     eps: f64,
@@ -52,7 +54,28 @@ struct Layer {
     down_proj: Projection,
 }
 
-#[derive(Debug)]
+/// From a hidden state to the input of a latent token.
+#[derive(Clone, Debug)]
+struct LatentMap {
+    up_proj: Projection,
+    down_proj: Projection,
+    norm: Tensor,
+    norm_bias: Tensor,
+}
+
+impl LatentMap {
+    /// Shapes: `state` and result `[R, E]`.
+    fn apply(&self, state: &Tensor) -> candle_core::Result<Tensor> {
+        let inner = self.up_proj.apply(state)?.gelu()?;
+        let x = self.down_proj.apply(&inner)?;
+        let x = x.broadcast_sub(&x.mean_keepdim(1)?)?;
+        let variance = x.sqr()?.mean_keepdim(1)?;
+        let x = x.broadcast_div(&(variance + f64::from(latent_map::EPS))?.sqrt()?)?;
+        x.broadcast_mul(&self.norm)?.broadcast_add(&self.norm_bias)
+    }
+}
+
+#[derive(Clone, Debug)]
 struct Projection {
     weight: Tensor,
     bias: Option<Tensor>,
@@ -90,9 +113,22 @@ impl Student {
     /// # Errors
     /// [`Error::Runtime`] if the configuration contradicts itself.
     pub fn random(config: &ModelConfig, seed: u64, std: f64) -> Result<Student> {
+        Student::random_with(config, None, seed, std)
+    }
+
+    /// [`Student::random`] with a latent map whose hidden layer has `latent_map_size` values, if there is to be one.
+    ///
+    /// # Errors
+    /// As [`Student::random`].
+    pub fn random_with(
+        config: &ModelConfig,
+        latent_map_size: Option<usize>,
+        seed: u64,
+        std: f64,
+    ) -> Result<Student> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let residual = std / (2.0 * config.num_hidden_layers as f64).sqrt();
-        Student::build(config, |name, shape| {
+        Student::build(config, latent_map_size, |name, shape| {
             let len = shape.iter().product();
             let is_residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
             Ok(match shape.len() {
@@ -103,7 +139,7 @@ impl Student {
         })
     }
 
-    /// A student whose weights come from `tensors`, named and shaped as [`ModelConfig::tensors`] says.
+    /// A student whose weights come from `tensors`, named and shaped as [`ModelConfig::tensors`] says, with a latent map if there is one among them.
     ///
     /// # Errors
     /// [`Error::Recipe`] for a missing tensor or one of another shape.
@@ -111,7 +147,9 @@ impl Student {
         config: &ModelConfig,
         tensors: &HashMap<String, Tensor>,
     ) -> Result<Student> {
-        Student::build(config, |name, shape| {
+        let map = tensors.get("latent_map.up_proj.bias");
+        let latent_map_size = map.map(|bias| bias.elem_count());
+        Student::build(config, latent_map_size, |name, shape| {
             let tensor = tensors
                 .get(name)
                 .ok_or_else(|| Error::Recipe(format!("weights have no tensor `{name}`")))?;
@@ -127,11 +165,15 @@ impl Student {
 
     fn build(
         config: &ModelConfig,
+        latent_map_size: Option<usize>,
         mut values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
     ) -> Result<Student> {
         config.validate()?;
         let mut variables = Vec::new();
-        for tensor in config.tensors() {
+        let side = latent_map_size
+            .map(|inner| latent_map_tensors(config.hidden_size, inner))
+            .unwrap_or_default();
+        for tensor in config.tensors().into_iter().chain(side) {
             let data = values(&tensor.name, &tensor.shape)?;
             let data = Tensor::from_vec(data, tensor.shape.as_slice(), &Device::Cpu)?;
             variables.push((tensor.name, Var::from_tensor(&data)?));
@@ -145,16 +187,16 @@ impl Student {
             find(name)
                 .ok_or_else(|| Error::Recipe(format!("a `{}` has no `{name}`", config.model_type)))
         };
+        let projection_of = |name: &str| -> Result<Projection> {
+            Ok(Projection {
+                weight: get(&format!("{name}.weight"))?,
+                bias: find(&format!("{name}.bias")),
+            })
+        };
         let layers = (0..config.num_hidden_layers)
             .map(|l| {
                 let at = |name: &str| get(&format!("model.layers.{l}.{name}"));
-                let projection = |name: &str| -> Result<Projection> {
-                    let bias = find(&format!("model.layers.{l}.{name}.bias"));
-                    Ok(Projection {
-                        weight: at(&format!("{name}.weight"))?,
-                        bias,
-                    })
-                };
+                let projection = |name: &str| projection_of(&format!("model.layers.{l}.{name}"));
                 let qk_norm = match config.qk_norm() {
                     true => Some((
                         at("self_attn.q_norm.weight")?,
@@ -184,11 +226,21 @@ impl Student {
             get("lm_head.weight")?
         };
         let norm = get("model.norm.weight")?;
+        let latent_map = match latent_map_size {
+            None => None,
+            Some(_) => Some(LatentMap {
+                up_proj: projection_of("latent_map.up_proj")?,
+                down_proj: projection_of("latent_map.down_proj")?,
+                norm: get("latent_map.norm.weight")?,
+                norm_bias: get("latent_map.norm.bias")?,
+            }),
+        };
         Ok(Student {
             layers: Arc::new(layers),
             embed_tokens,
             norm,
             lm_head,
+            latent_map,
             inverse_frequencies: Arc::new(inverse_frequencies(config)),
             heads: Heads {
                 query: config.num_attention_heads,
@@ -206,7 +258,13 @@ impl Student {
         &self.config
     }
 
-    /// Every variable under its Hugging Face name, in the order of [`ModelConfig::tensors`].
+    /// Width of the hidden layer of the latent map, if there is one.
+    pub fn latent_map_size(&self) -> Option<usize> {
+        let map = self.latent_map.as_ref()?;
+        Some(map.up_proj.weight.dims()[0])
+    }
+
+    /// Every variable under its Hugging Face name, in the order of [`ModelConfig::tensors`], then those of the latent map.
     pub fn variables(&self) -> &[(String, Var)] {
         &self.variables
     }
@@ -218,7 +276,10 @@ impl Student {
         let waves = batch.waves();
         for wave in &waves[1..] {
             let before: Vec<u32> = wave.latents.iter().map(|at| at - 1).collect();
-            let states = self.hidden(&x, &batch.positions, &segments, &before)?;
+            let mut states = self.hidden(&x, &batch.positions, &segments, &before)?;
+            if let Some(map) = &self.latent_map {
+                states = map.apply(&states)?;
+            }
             // The stream's own rows, but for those whose states have just been made.
             let tokens = batch.len() as u32;
             let mut rows: Vec<u32> = (0..tokens).collect();

@@ -15,7 +15,7 @@ use crate::curriculum::Curriculum;
 use crate::data::{Dataset, Encoder, TokenizedRow};
 use crate::error::{Error, Result};
 use crate::flops;
-use crate::loss::supervised_gradient;
+use crate::loss::Objective;
 use crate::ops::simd::multiversion;
 use crate::optimizer::AdamW;
 use crate::pack::{Packing, build};
@@ -41,6 +41,7 @@ pub struct Trainer {
     plan: Vec<Vec<Vec<usize>>>,
     workers: Vec<Worker>,
     stop: Arc<AtomicBool>,
+    objective: Objective,
 }
 
 /// The buffers of one thread.
@@ -97,7 +98,12 @@ impl Trainer {
                 }
                 student
             }
-            None => Student::random(&config, recipe.seed, recipe.init.std)?,
+            None => Student::random_with(
+                &config,
+                recipe.latent_map_size,
+                recipe.seed,
+                recipe.init.std,
+            )?,
         };
         let context = config.max_position_embeddings;
         let rows = Dataset::load(&recipe.data, &encoder, context)?.rows;
@@ -138,7 +144,7 @@ impl Trainer {
         };
         let optimizer = AdamW::new(&student, recipe.optimizer)?;
         let worker = || Worker {
-            pass: Pass::new(student.config()),
+            pass: Pass::new(student.config(), student.latent_map_size()),
             gradient: vec![0f32; optimizer.len()],
         };
         let workers = asked.min(recipe.batch.micro_batches);
@@ -150,6 +156,7 @@ impl Trainer {
             },
             plan: Vec::new(),
             stop: Arc::default(),
+            objective: Objective::default(),
             recipe,
             student,
             optimizer,
@@ -245,6 +252,11 @@ impl Trainer {
         (self.student, self.optimizer, self.position) = (student, optimizer, position);
         self.plan = self.packing().plan(&self.rows, position.epoch);
         Ok(())
+    }
+
+    /// What is made small from now on, instead of the cross-entropy.
+    pub fn set_objective(&mut self, objective: Objective) {
+        self.objective = objective;
     }
 
     /// Once `stop` is true the run stops after the present step.
@@ -396,12 +408,12 @@ impl Trainer {
     fn step(&mut self, learning_rate: f64) -> Result<(Sums, f64)> {
         let micro_batches = self.next_micro_batches()?;
         let (weights, rows, workers) = (&self.optimizer.weights, &self.rows, self.workers.len());
-        let config = self.student.config();
+        let about = (self.student.config(), self.objective);
         let work = |index: usize, worker: &mut Worker| {
             worker.gradient.fill(0.0);
             let mut own = micro_batches.iter().skip(index).step_by(workers);
             own.try_fold(Sums::default(), |sums, trees| {
-                micro_batch(config, worker, weights, rows, trees).map(|part| sums.add(part))
+                micro_batch(about, worker, weights, rows, trees).map(|part| sums.add(part))
             })
         };
         let parts = match self.workers.as_mut_slice() {
@@ -462,7 +474,7 @@ impl Trainer {
 
 /// Forward and backward of one micro-batch; gradients are added to the worker's.
 fn micro_batch(
-    config: &ModelConfig,
+    (config, objective): (&ModelConfig, Objective),
     worker: &mut Worker,
     weights: &[f32],
     rows: &[TokenizedRow],
@@ -470,7 +482,7 @@ fn micro_batch(
 ) -> Result<Sums> {
     let batch = build(rows, trees);
     let Worker { pass, gradient } = worker;
-    let (loss, correct) = supervised_gradient(pass, weights, &batch, gradient)?;
+    let (loss, correct) = objective.gradient(pass, weights, &batch, gradient)?;
     Ok(Sums {
         loss,
         weight: batch.total_weight(),
@@ -480,7 +492,7 @@ fn micro_batch(
         row_tokens: trees
             .iter()
             .flatten()
-            .map(|index| rows[*index].tokens.len())
+            .map(|index| rows[*index].total_len())
             .sum(),
         flops: flops::training(config, &batch),
     })

@@ -55,6 +55,9 @@ method = { name = "coconut", stages = 2, per_stage = 2 }
 method = { name = "pause-as-thought", stages = 2, per_stage = 2 }
 [[method]]
 method = { name = "no-thought", stages = 2 }
+[[method]]
+controls = ["pause-as-thought"]
+method = { name = "codi", latents = 3 }
 "#;
 
 fn start(file: &Path, out: &Path) -> Child {
@@ -110,7 +113,7 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
     let report: Report = serde_json::from_slice(&whole[0]).unwrap();
     let task = &report.tasks[0];
     assert!(report.missing.is_empty());
-    assert_eq!((task.methods.len(), task.comparisons.len()), (8, 5));
+    assert_eq!((task.methods.len(), task.comparisons.len()), (9, 6));
     for method in &task.methods {
         assert_eq!((method.seeds.len(), method.sweep.len()), (2, 2));
         assert!(method.seeds.iter().all(|seed| seed.steps == 24));
@@ -126,6 +129,7 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
         (method.latent_steps, method.layer_passes >= 6.0)
     });
     assert_eq!(passes, [(4.0, true), (0.0, true), (0.0, false)]);
+    assert_eq!(of("codi").latent_steps, 3.0);
     assert!(of("no-cot").skipped.is_none() && of("no-cot").deleted.is_none());
 
     let out = folder.path().join("whole");

@@ -1,7 +1,9 @@
 //! The student and the runtime are two independent implementations of the same model: same weights, same logits.
 
 use skimstone::kernels::Format;
-use skimstone::{BundleSpec, LatentMap, Model, ModelConfig, ModelOptions, Session, SessionOptions};
+use skimstone::{
+    BundleSpec, LatentMap, Model, ModelConfig, ModelOptions, RouteSpec, Session, SessionOptions,
+};
 use skimstone_training::data::{Span, TokenizedRow};
 use skimstone_training::export::write_bundle;
 use skimstone_training::pack::Batch;
@@ -39,8 +41,8 @@ const CONFIGS: [(&str, &str); 4] = [
 ];
 
 /// Biases and norms start at zero and one; a test that left them there would not see them missing.
-fn disturbed(config: &ModelConfig) -> Student {
-    let student = Student::random(config, 7, 0.15).unwrap();
+fn disturbed(config: &ModelConfig, latent_map_size: Option<usize>) -> Student {
+    let student = Student::random_with(config, latent_map_size, 7, 0.15).unwrap();
     for (index, (_, variable)) in student.variables().iter().enumerate() {
         if variable.rank() == 1 {
             let wave: Vec<f32> = (0..variable.elem_count())
@@ -61,7 +63,7 @@ fn logits_agree_with_the_runtime() {
     let folder = tempfile::tempdir().unwrap();
     for (name, json) in CONFIGS {
         let config = ModelConfig::from_json(json).unwrap();
-        let student = disturbed(&config);
+        let student = disturbed(&config, None);
         let tokens: Vec<u32> = (0..90u32).map(|i| (i * i * 7 + i * 3) % 61).collect();
         let row = TokenizedRow {
             group: 0,
@@ -103,9 +105,10 @@ fn logits_agree_with_the_runtime() {
 #[test]
 fn latent_steps_agree_with_the_runtime() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, json) in CONFIGS {
+    let maps = [None, Some(24)];
+    for ((name, json), latent_map_size) in CONFIGS.into_iter().flat_map(|c| maps.map(|m| (c, m))) {
         let config = ModelConfig::from_json(json).unwrap();
-        let student = disturbed(&config);
+        let student = disturbed(&config, latent_map_size);
         let tokens: Vec<u32> = (0..40u32).map(|i| (i * i * 7 + i * 3) % 61).collect();
         let latents = 12..17;
         let row = TokenizedRow {
@@ -122,12 +125,22 @@ fn latent_steps_agree_with_the_runtime() {
         let ours: Vec<Vec<f32>> = student.forward(&batch).unwrap().to_vec2().unwrap();
 
         let path = folder.path().join("student.skim");
-        write_bundle(&student, BundleSpec::new(config), Format::F32, &path).unwrap();
+        let map = match latent_map_size {
+            Some(inner_size) => LatentMap::Mlp { inner_size },
+            None => LatentMap::default(),
+        };
+        let mut spec = BundleSpec::new(config);
+        let latent = RouteSpec {
+            latent_map: map,
+            ..RouteSpec::default()
+        };
+        spec.reasoning.routes.insert("latent".to_owned(), latent);
+        write_bundle(&student, spec, Format::F32, &path).unwrap();
         let model = Model::open(&path, ModelOptions::new().with_threads(1)).unwrap();
         let mut session = Session::new(&model, SessionOptions::new()).unwrap();
         session.feed(&tokens[..latents.start]).unwrap();
         for _ in latents.clone() {
-            session.step_hidden(&LatentMap::default()).unwrap();
+            session.step_hidden(&map).unwrap();
         }
         // The last latent step predicts the first word after it.
         let mut theirs = vec![session.head().unwrap().to_vec()];

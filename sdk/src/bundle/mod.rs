@@ -205,7 +205,7 @@ impl Bundle {
             .enumerate()
             .map(|(index, info)| (info.name.clone(), index))
             .collect();
-        let weights = WeightTable::new(&config, |name| {
+        let weights = WeightTable::new(&config, reasoning.latent_map_size(), |name| {
             by_name.get(name).map(|&index| &tensors[index])
         })?;
         Ok(Bundle {

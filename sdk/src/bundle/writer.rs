@@ -15,8 +15,9 @@ use skimstone_kernels::{Format, KernelError, quant};
 use super::format::{self, key};
 use super::header::{Dtype, LENGTH_BYTES, METADATA};
 use super::pending::PendingFile;
-use crate::config::{GenerationConfig, ModelConfig};
+use crate::config::{GenerationConfig, ModelConfig, TensorShape};
 use crate::error::{Error, ErrorKind, Result};
+use crate::latent_map::latent_map_tensors;
 use crate::spec::ReasoningSpec;
 
 /// Everything in a bundle but its weights.
@@ -67,7 +68,15 @@ pub struct TensorDecl {
 impl TensorDecl {
     /// The tensors of a model: matrices in `format`, norms and biases in f32.
     pub fn for_model(config: &ModelConfig, format: Format) -> Vec<TensorDecl> {
-        let decl = |tensor: crate::config::TensorShape| TensorDecl {
+        let tensors = config.tensors().into_iter();
+        tensors
+            .map(|tensor| TensorDecl::new(tensor, format))
+            .collect()
+    }
+
+    /// One tensor: a matrix in `format`, a norm or bias in f32.
+    pub fn new(tensor: TensorShape, format: Format) -> TensorDecl {
+        TensorDecl {
             format: if tensor.is_matrix() {
                 format
             } else {
@@ -75,8 +84,7 @@ impl TensorDecl {
             },
             name: tensor.name,
             shape: tensor.shape,
-        };
-        config.tensors().into_iter().map(decl).collect()
+        }
     }
 
     /// Rows and columns; a vector is one row.
@@ -445,7 +453,7 @@ fn pack(
 fn lay_out(spec: &BundleSpec, tensors: &[TensorDecl]) -> Result<Vec<Slot>> {
     spec.config.validate()?;
     spec.reasoning.validate(&spec.config)?;
-    check_declared(&spec.config, tensors)?;
+    check_declared(&spec.config, spec.reasoning.latent_map_size(), tensors)?;
 
     let mut slots: Vec<Slot> = Vec::new();
     let mut end = 0usize;
@@ -525,7 +533,11 @@ fn lay_out(spec: &BundleSpec, tensors: &[TensorDecl]) -> Result<Vec<Slot>> {
 }
 
 /// Every required tensor is declared with its shape, and no name twice or one of ours.
-fn check_declared(config: &ModelConfig, tensors: &[TensorDecl]) -> Result<()> {
+fn check_declared(
+    config: &ModelConfig,
+    latent_map_size: Option<usize>,
+    tensors: &[TensorDecl],
+) -> Result<()> {
     let mut by_name = HashMap::new();
     for decl in tensors {
         let own =
@@ -540,7 +552,10 @@ fn check_declared(config: &ModelConfig, tensors: &[TensorDecl]) -> Result<()> {
             ));
         }
     }
-    for required in config.tensors() {
+    let latent_map = latent_map_size
+        .map(|inner| latent_map_tensors(config.hidden_size, inner))
+        .unwrap_or_default();
+    for required in config.tensors().into_iter().chain(latent_map) {
         let name = &required.name;
         let decl = by_name.get(name.as_str()).ok_or_else(|| {
             Error::new(

@@ -400,6 +400,7 @@ impl Curriculum for OneChunk {
                 tokens: cut.row.tokens[..range.end].to_vec(),
                 answer: cut.row.answer,
                 latents: 0..0,
+                teacher: None,
                 spans: weighted(range.clone(), 1.0 / range.len() as f32),
             }
         });

@@ -14,6 +14,7 @@ use crate::curriculum::Curriculum;
 use crate::data::{Encoder, Row, TokenizedRow};
 use crate::error::{Error, Result};
 use crate::experiment::Spec;
+use crate::loss::Objective;
 use crate::manifest::Manifest;
 use crate::progress::{Event, JsonlLog, View};
 use crate::recipe::{
@@ -104,6 +105,10 @@ pub struct Training {
     pub positions: Positions,
     /// Whether the learning rate stays at its peak after the warm-up.
     pub constant_rate: bool,
+    /// Width of the hidden layer of the latent map, if there is one.
+    pub latent_map_size: Option<usize>,
+    /// What is made small.
+    pub objective: Objective,
 }
 
 impl Context<'_> {
@@ -117,6 +122,8 @@ impl Context<'_> {
             route,
             positions: Positions::default(),
             constant_rate: false,
+            latent_map_size: None,
+            objective: Objective::default(),
         }
     }
 
@@ -219,10 +226,14 @@ impl Context<'_> {
         let config = recipe.model_config(encoder.vocab_size(), encoder.end())?;
         let student = match &recipe.init.from {
             Some(path) => checkpoint::load_student(path)?,
-            None => Student::random(&config, self.seed, recipe.init.std)?,
+            None => {
+                let map = recipe.latent_map_size;
+                Student::random_with(&config, map, self.seed, recipe.init.std)?
+            }
         };
         let mut trainer = trainer(recipe.clone(), student)?;
         trainer.stop_with(self.stop.clone());
+        trainer.set_objective(training.objective);
         if let Some(path) = checkpoint::latest(&folder)? {
             trainer.resume(&path)?;
         }
@@ -262,6 +273,7 @@ impl Context<'_> {
             seed: self.seed,
             tokenizer: self.tokenizer.clone(),
             model: spec.model.clone(),
+            latent_map_size: training.latent_map_size,
             data: vec![Data {
                 path: self.rows_file.clone(),
                 routes: vec![training.route.to_owned()],

@@ -209,6 +209,7 @@ fn without_beginning(row: &TokenizedRow, start: usize, gone: usize) -> Tokenized
         group: row.group,
         answer: row.answer - gone,
         latents: 0..0,
+        teacher: None,
         spans: vec![
             Span {
                 range: 0..start,

@@ -15,6 +15,7 @@
 //! | [`Method::Coconut`] | rationales whose steps become hidden states fed back, one after the other | arXiv 2412.06769 |
 //! | [`Method::PauseAsThought`] | the same curriculum with pause tokens in their place | control, ibid. |
 //! | [`Method::NoThought`] | the same curriculum with nothing in their place | control, ibid. |
+//! | [`Method::Codi`] | latent steps, held to the states of a student that thinks in words | arXiv 2502.21074 |
 //! | [`Method::Condensed`] | rationales without what the task says may go | upper bound of deletion |
 //! | [`Method::DifficultyRewrite`] | short rationales for easy questions | after DAP, arXiv 2505.19716; rule ours |
 //! | [`Method::RandomLength`] | rationales as short as those, for random questions | control |
@@ -29,6 +30,7 @@ pub mod internalize;
 pub mod latent;
 pub mod plain;
 pub mod rewrite;
+pub mod self_distillation;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,7 @@ use latent::Thought;
 pub use latent::{Coconut, NoThought, PauseAsThought};
 pub use plain::{Cot, NoCot, Pause};
 pub use rewrite::{Condensed, DifficultyRewrite, RandomLength};
+pub use self_distillation::Codi;
 
 /// A method with its parameters. In experiments a table with the method's `name`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,6 +75,8 @@ pub enum Method {
     PauseAsThought(PauseAsThought),
     /// Steps go and nothing takes their place.
     NoThought(NoThought),
+    /// Latent steps, held to the states of a student that thinks in words.
+    Codi(Codi),
     /// Only what the task says is needed.
     Condensed(Condensed),
     /// Rationales as long as the question is difficult (ours).
@@ -97,6 +102,7 @@ impl Method {
             Method::Coconut(_) => "coconut",
             Method::PauseAsThought(_) => "pause-as-thought",
             Method::NoThought(_) => "no-thought",
+            Method::Codi(_) => "codi",
             Method::Condensed(_) => "condensed",
             Method::DifficultyRewrite(_) => "difficulty-rewrite",
             Method::RandomLength(_) => "random-length",
@@ -113,9 +119,10 @@ impl Method {
             Method::Cwt(_) | Method::CotSmallBatch(_) | Method::CotChunkNormalised(_) => {
                 "`cot-small-batch` and `cot-chunk-normalised`"
             }
-            Method::Coconut(_) | Method::PauseAsThought(_) | Method::NoThought(_) => {
-                "`pause-as-thought` and `no-thought`"
-            }
+            Method::Coconut(_)
+            | Method::Codi(_)
+            | Method::PauseAsThought(_)
+            | Method::NoThought(_) => "`pause-as-thought` and `no-thought`",
             Method::Condensed(_) => "`cot`",
             Method::DifficultyRewrite(_) | Method::RandomLength(_) => "`random-length`",
         }
@@ -136,6 +143,7 @@ impl Method {
             Method::CotChunkNormalised(method) => chunks::check_chunks(method.chunks),
             Method::Icot(method) => method.check(),
             Method::Pause(method) => method.check(),
+            Method::Codi(method) => method.check(),
             Method::Coconut(Coconut(stages))
             | Method::PauseAsThought(PauseAsThought(stages))
             | Method::NoThought(NoThought(stages)) => stages.check(steps),
@@ -161,7 +169,7 @@ impl Method {
     pub(crate) fn thinks_in_latents(&self) -> bool {
         matches!(
             self,
-            Method::Coconut(_) | Method::PauseAsThought(_) | Method::NoThought(_)
+            Method::Codi(_) | Method::Coconut(_) | Method::PauseAsThought(_) | Method::NoThought(_)
         )
     }
 
@@ -181,6 +189,7 @@ impl Method {
             Method::CotChunkNormalised(method) => method.teach(context),
             Method::Icot(method) => method.teach(context),
             Method::Pause(method) => method.teach(context),
+            Method::Codi(method) => method.teach(context),
             Method::Coconut(Coconut(stages)) => stages.teach(context, Thought::Latent),
             Method::PauseAsThought(PauseAsThought(stages)) => stages.teach(context, Thought::Pause),
             Method::NoThought(NoThought(stages)) => stages.teach(context, Thought::None),
@@ -324,6 +333,11 @@ mod tests {
                 r#"name = "pause"
                 tokens = 0"#,
                 "without pauses it is `no-cot`",
+            ),
+            (
+                r#"name = "codi"
+                latents = 0"#,
+                "`latents` is 0",
             ),
             (
                 r#"name = "coconut"

@@ -18,6 +18,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 
+pub(crate) mod latent_map;
 pub(crate) mod matmul;
 pub(crate) mod projection;
 pub(crate) mod simd;

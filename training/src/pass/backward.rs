@@ -21,7 +21,14 @@ impl Pass {
             dqkv.clear();
             dqkv.resize(tokens * self.shape.heads.width(), 0.0);
         }
+        // Rows of the latent map were made in the order of the waves.
+        let mut mapped = plan
+            .waves
+            .iter()
+            .map(|step| step.latents.len())
+            .sum::<usize>();
         for step in plan.waves.iter().rev() {
+            mapped -= step.latents.len();
             let Work { x, dfinal, dx, .. } = &mut self.work;
             resize(dx, step.outputs.len() * hidden);
             let norm = self.norm.clone();
@@ -39,13 +46,16 @@ impl Pass {
                 self.add_taps(plan, step, layer);
             }
             let Work { dfinal, dx, .. } = &mut self.work;
-            for (row, output) in &step.latents {
+            for (index, (row, output)) in step.latents.iter().enumerate() {
                 let read = &mut dx[row * hidden..][..hidden];
                 let state = &mut dfinal[output * hidden..][..hidden];
-                state
-                    .iter_mut()
-                    .zip(&*read)
-                    .for_each(|(sum, dx)| *sum += dx);
+                match &mut self.latent_map {
+                    None => state
+                        .iter_mut()
+                        .zip(&*read)
+                        .for_each(|(sum, dx)| *sum += dx),
+                    Some(map) => map.backward(weights, mapped + index, read, state, gradient),
+                }
                 // No embedding was read.
                 read.fill(0.0);
             }

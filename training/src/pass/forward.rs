@@ -9,6 +9,9 @@ impl Pass {
     /// Computes the logits of the sources and the states of the taps.
     pub(super) fn forward(&mut self, weights: &[f32], plan: &Plan) {
         self.make_room(plan);
+        if let Some(map) = &mut self.latent_map {
+            map.clear();
+        }
         for step in &plan.waves {
             self.read(weights, step);
             for layer in 0..self.layers.len() {
@@ -64,7 +67,11 @@ impl Pass {
         take_rows(&weights[self.embed_tokens.clone()], hidden, &step.tokens, x);
         for (row, output) in &step.latents {
             let state = &self.work.h[output * hidden..][..hidden];
-            x[row * hidden..][..hidden].copy_from_slice(state);
+            let input = &mut x[row * hidden..][..hidden];
+            match &mut self.latent_map {
+                None => input.copy_from_slice(state),
+                Some(map) => map.forward(weights, state, input),
+            }
         }
     }
 
@@ -189,6 +196,7 @@ impl Pass {
 
     fn tap(&mut self, plan: &Plan) {
         let (layers, hidden, count) = (self.layers.len(), self.shape.hidden, plan.taps.len());
+        self.taps.count = count;
         for values in [&mut self.taps.states, &mut self.taps.gradients] {
             values.resize_with(layers + 1, Vec::new);
             for values in values {

@@ -25,11 +25,12 @@ mod tests;
 use std::ops::Range;
 
 use candle_core::bail;
-use skimstone::ModelConfig;
+use skimstone::{ModelConfig, latent_map_tensors};
 
 use self::plan::Plan;
 use crate::error::Result;
 use crate::ops::attention::Scratch;
+use crate::ops::latent_map::LatentMap;
 use crate::ops::projection::{Projection, Stacked};
 use crate::ops::rope::Heads;
 use crate::ops::simd::multiversion;
@@ -46,6 +47,8 @@ pub struct Pass {
     /// The embedding itself when tied.
     lm_head: Range<usize>,
     inverse_frequencies: Vec<f64>,
+    /// From a state to the input of a latent token; none: the state itself.
+    latent_map: Option<LatentMap>,
     kept: Vec<Kept>,
     work: Work,
     taps: Taps,
@@ -136,6 +139,8 @@ struct Work {
 /// Hidden states of a batch's tapped tokens, and what an objective wants changed about them.
 #[derive(Debug, Default)]
 pub struct Taps {
+    /// `T`
+    pub count: usize,
     /// For each layer what it reads, and last what the final norm writes: `[L + 1][T, E]`.
     pub states: Vec<Vec<f32>>,
     /// Their gradients, of the same shape; zero until the objective adds to them.
@@ -143,29 +148,38 @@ pub struct Taps {
 }
 
 impl Pass {
-    /// A pass over weights that lie one after the other in the order of [`ModelConfig::tensors`].
-    pub fn new(config: &ModelConfig) -> Pass {
+    /// A pass over weights that lie one after the other in the order of [`ModelConfig::tensors`], then those of a latent map with a hidden layer of
+    /// `latent_map_size` values, if there is one.
+    pub fn new(config: &ModelConfig, latent_map_size: Option<usize>) -> Pass {
         let mut places = std::collections::HashMap::new();
         let mut start = 0;
-        for tensor in config.tensors() {
+        let side = latent_map_size
+            .map(|inner| latent_map_tensors(config.hidden_size, inner))
+            .unwrap_or_default();
+        for tensor in config.tensors().into_iter().chain(side) {
             let len: usize = tensor.shape.iter().product();
             places.insert(tensor.name, (start..start + len, tensor.shape[0]));
             start += len;
         }
         let at = |name: &str| places[name].0.clone();
-        let stack = |layer: usize, names: &[&str]| -> Stacked {
-            let parts = names.iter().map(|name| {
-                let name = format!("model.layers.{layer}.{name}");
-                let (weight, outputs) = places[&format!("{name}.weight")].clone();
-                let bias = places.get(&format!("{name}.bias")).map(|p| p.0.clone());
-                Projection {
-                    weight,
-                    bias,
-                    outputs,
-                }
-            });
-            Stacked::new(parts)
+        let projection = |name: &str| -> Projection {
+            let (weight, outputs) = places[&format!("{name}.weight")].clone();
+            let bias = places.get(&format!("{name}.bias")).map(|p| p.0.clone());
+            Projection {
+                weight,
+                bias,
+                outputs,
+            }
         };
+        let stack = |layer: usize, names: &[&str]| -> Stacked {
+            let names = names.iter();
+            Stacked::new(names.map(|name| projection(&format!("model.layers.{layer}.{name}"))))
+        };
+        let latent_map = latent_map_size.map(|inner| {
+            let own = |name: &str| Stacked::new([projection(&format!("latent_map.{name}"))]);
+            let norm = (at("latent_map.norm.weight"), at("latent_map.norm.bias"));
+            LatentMap::new(own("up_proj"), own("down_proj"), norm, inner)
+        });
         let layers = (0..config.num_hidden_layers)
             .map(|l| {
                 let of = |name: &str| at(&format!("model.layers.{l}.{name}.weight"));
@@ -198,6 +212,7 @@ impl Pass {
                 },
                 eps: config.rms_norm_eps,
             },
+            latent_map,
             kept: layers.iter().map(|_| Kept::default()).collect(),
             layers,
             lm_head: match config.tie_word_embeddings {

@@ -80,15 +80,19 @@ fn waves_cut_rows_where_latent_tokens_wait() {
 
 #[test]
 fn gradients_are_those_of_the_graph() {
-    for batch in [batch, latent_batch] {
-        compare_gradients(batch);
+    for (batch, latent_map_size) in [
+        (batch as fn() -> Batch, None),
+        (latent_batch, None),
+        (latent_batch, Some(20)),
+    ] {
+        compare_gradients(batch, latent_map_size);
     }
 }
 
-fn compare_gradients(batch: fn() -> Batch) {
+fn compare_gradients(batch: fn() -> Batch, latent_map_size: Option<usize>) {
     for family in CONFIGS {
         let config = config(family);
-        let student = Student::random(&config, 7, 0.15).unwrap();
+        let student = Student::random_with(&config, latent_map_size, 7, 0.15).unwrap();
         // Biases and norms start at zero and one, where a mistake would not show.
         for (index, (_, variable)) in student.variables().iter().enumerate() {
             if variable.rank() == 1 {
@@ -109,7 +113,7 @@ fn compare_gradients(batch: fn() -> Batch) {
             .iter()
             .flat_map(|(_, variable)| read(variable))
             .collect();
-        let mut pass = Pass::new(&config);
+        let mut pass = Pass::new(&config, latent_map_size);
         let mut gradient = vec![0f32; weights.len()];
         let mut short = Batch::default();
         short.push_row(&row(5, 30));
@@ -148,7 +152,7 @@ fn compare_gradients(batch: fn() -> Batch) {
 #[test]
 fn foreign_tokens_sources_and_segments_are_refused() {
     let config = config(CONFIGS[1]);
-    let mut pass = Pass::new(&config);
+    let mut pass = Pass::new(&config, None);
     let weights = vec![0f32; config.num_parameters() as usize];
     type Spoil = fn(&mut Batch);
     let cases: [(Spoil, &str); 4] = [
@@ -165,5 +169,62 @@ fn foreign_tokens_sources_and_segments_are_refused() {
             .unwrap_err()
             .to_string();
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// States of tapped tokens take part in the loss: against differences of the loss itself.
+#[test]
+fn gradients_of_taps_are_differences() {
+    let config = config(CONFIGS[3]);
+    let student = Student::random_with(&config, Some(20), 7, 0.15).unwrap();
+    let mut weights = Vec::new();
+    for (_, variable) in student.variables() {
+        let values: Vec<f32> = variable.flatten_all().unwrap().to_vec1().unwrap();
+        weights.extend(values);
+    }
+    let mut batch = latent_batch();
+    let count = batch.len() as u32;
+    // In a prefix, in rows with and without latent tokens, and a latent token itself.
+    batch.taps = vec![
+        2,
+        count - 1,
+        batch.latents[0].start as u32,
+        batch.sources[5],
+        40,
+    ];
+    let mut pass = Pass::new(&config, Some(20));
+    let readout = |index: usize| (index as f32 * 0.37).sin();
+    let mut loss = |weights: &[f32], gradient: &mut [f32]| -> f64 {
+        let run = pass.run(weights, &batch, gradient, |logits, taps| {
+            logits.fill(0.0);
+            let mut sum = 0.0;
+            let pairs = taps.states.iter().zip(&mut taps.gradients);
+            for (index, (state, gradient)) in pairs.flat_map(|(s, g)| s.iter().zip(g)).enumerate() {
+                sum += f64::from(*state * readout(index));
+                *gradient += readout(index);
+            }
+            Ok(sum)
+        });
+        run.unwrap()
+    };
+    let mut gradient = vec![0f32; weights.len()];
+    loss(&weights, &mut gradient);
+    let mut spare = vec![0f32; weights.len()];
+    for index in (0..weights.len()).step_by(weights.len() / 60) {
+        let at =
+            |delta: f32, loss: &mut dyn FnMut(&[f32], &mut [f32]) -> f64, spare: &mut [f32]| {
+                let mut moved = weights.clone();
+                moved[index] += delta;
+                loss(&moved, spare)
+            };
+        let step = 1e-2;
+        let up = at(step, &mut loss, &mut spare);
+        let down = at(-step, &mut loss, &mut spare);
+        let expected = (up - down) / f64::from(2.0 * step);
+        let found = f64::from(gradient[index]);
+        assert!(
+            (found - expected).abs() < 2e-2 * (1.0 + expected.abs()),
+            "weight {index}: {found} and {expected}"
+        );
     }
 }
