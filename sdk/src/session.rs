@@ -299,6 +299,16 @@ impl Session {
         self.step_input(StepInput::Hidden(map), false)
     }
 
+    /// What [`Session::step_hidden`] would feed now, `[E]`: for looking at latent steps, and for feeding something else in their place
+    /// ([`StepInput::Embed`]).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] where there is no hidden state, for a vector of the wrong length, or a map that the bundle does not have.
+    pub fn latent_input(&mut self, map: &LatentMap, input: &mut [f32]) -> Result<()> {
+        self.load(StepInput::Hidden(map))?;
+        copy_row(&self.scratch.hidden[..self.hidden.len()], input)
+    }
+
     /// Feeds one position from `input`; `head` says whether to compute logits. Does not allocate.
     ///
     /// # Errors

@@ -258,6 +258,12 @@ impl Student {
         &self.config
     }
 
+    /// Number of values in all variables.
+    pub fn num_parameters(&self) -> u64 {
+        let counts = self.variables.iter().map(|(_, v)| v.elem_count() as u64);
+        counts.sum()
+    }
+
     /// Width of the hidden layer of the latent map, if there is one.
     pub fn latent_map_size(&self) -> Option<usize> {
         let map = self.latent_map.as_ref()?;

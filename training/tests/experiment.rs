@@ -130,6 +130,13 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
     });
     assert_eq!(passes, [(4.0, true), (0.0, true), (0.0, false)]);
     assert_eq!(of("codi").latent_steps, 3.0);
+    // The loop of the interventions is another one than the engine's; with latent steps left alone it has its answers.
+    for label in ["coconut", "codi"] {
+        let (method, found) = (of(label), of(label).interventions.unwrap());
+        let right = (method.accuracy.value * found.n as f64).round() as usize;
+        assert_eq!((found.n, found.own), (24, right));
+    }
+    assert!(of("pause-as-thought").interventions.is_none());
     assert!(of("no-cot").skipped.is_none() && of("no-cot").deleted.is_none());
 
     let out = folder.path().join("whole");

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::interventions::Interventions;
 use super::prepare::Prepared;
 use super::spec::Spec;
 use crate::error::{Error, Result};
@@ -101,6 +102,9 @@ pub struct Record {
     pub skips: Option<Skips>,
     /// What a deletion test decided about training rows.
     pub labels: Option<LabelStats>,
+    /// Test rows with what latent steps read replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interventions: Option<Interventions>,
     /// What else the method tells.
     pub notes: Vec<(String, f64)>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::cell::{Timing, id};
-use super::report::{Report, TaskReport};
+use super::report::{Proportion, Report, TaskReport};
 
 /// The report as Markdown; `timings` by cell, may be empty.
 pub fn markdown(report: &Report, timings: &BTreeMap<String, Timing>) -> String {
@@ -103,6 +103,28 @@ fn task_markdown(text: &mut String, task: &TaskReport, timings: &BTreeMap<String
                     range(found.recall.interval)
                 );
             }
+        }
+    }
+    if task.methods.iter().any(|m| m.interventions.is_some()) {
+        *text += "\nRight answers in % with what latent steps read replaced, over all seeds: by what those of another question read, by zeros, by their own in another order. Intervals are Wilson's.\n\n";
+        *text += "| method | n | own | swapped | interval | zeroed | shuffled |\n|---|---|---|---|---|---|---|\n";
+        for method in &task.methods {
+            let Some(found) = method.interventions else {
+                continue;
+            };
+            let share = |right| Proportion::new(right, found.n);
+            let swapped = share(found.swapped);
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} | {} |",
+                method.label,
+                found.n,
+                percent(share(found.own).value),
+                percent(swapped.value),
+                range(swapped.interval),
+                percent(share(found.zeroed).value),
+                percent(share(found.shuffled).value),
+            );
         }
     }
     if !task.comparisons.is_empty() {

@@ -16,6 +16,7 @@
 
 mod cell;
 mod evaluate;
+mod interventions;
 mod markdown;
 mod plot;
 mod prepare;
@@ -25,6 +26,7 @@ mod spec;
 pub mod stats;
 
 pub use cell::{CellId, Items, Record, Skips, Timing};
+pub use interventions::Interventions;
 pub use markdown::markdown;
 pub use report::{
     Comparison, Difference, MethodReport, Proportion, Report, Retrieval, SeedReport, TaskReport,

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use skimstone::eval::wilson;
 
 use super::cell::{Finished, Record, Timing, chosen_rate, id};
+use super::interventions::Interventions;
 use super::markdown::markdown;
 use super::plot::{Point, write_pareto};
 use super::prepare::Files;
@@ -91,6 +92,9 @@ pub struct MethodReport {
     pub skipped: Option<Retrieval>,
     /// Training rows: chunks that the deletion test took out, against the truth.
     pub deleted: Option<Retrieval>,
+    /// Test rows of all seeds with what latent steps read replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interventions: Option<Interventions>,
     /// One entry per seed.
     pub seeds: Vec<SeedReport>,
 }
@@ -130,7 +134,7 @@ pub struct Proportion {
 }
 
 impl Proportion {
-    fn new(hits: usize, n: usize) -> Proportion {
+    pub(super) fn new(hits: usize, n: usize) -> Proportion {
         Proportion {
             value: hits as f64 / n.max(1) as f64,
             interval: wilson(hits, n),
@@ -288,6 +292,10 @@ fn method_report(
                 labels.hits,
             ])
         }),
+        interventions: records
+            .iter()
+            .filter_map(|record| record.interventions)
+            .reduce(Interventions::add),
         seeds: records
             .iter()
             .map(|record| SeedReport {

@@ -21,6 +21,7 @@ use super::cell::{
     writes_rationales,
 };
 use super::evaluate::ask;
+use super::interventions::intervene;
 use super::prepare::{Files, prepare};
 use super::report::write_report;
 use super::spec::Spec;
@@ -419,7 +420,7 @@ pub fn run_cell(
         definition,
         cell: cell.clone(),
         commit: commit(),
-        parameters: student.config().num_parameters(),
+        parameters: student.num_parameters(),
         weights_sha256: Input::of(&weights)?.sha256,
         steps: taught.steps,
         flops: taught.flops,
@@ -429,6 +430,7 @@ pub fn run_cell(
         items: test.items,
         skips: test.skips.filter(|_| writes_rationales(method)),
         labels: taught.labels,
+        interventions: intervene(&bundle, &files.read(Split::Test)?, task, taught.route, most)?,
         notes: taught.notes,
     };
     write_json(&folder.join("result.json"), &record)
