@@ -51,7 +51,7 @@ pub struct LatentMapWeights<'a> {
 /// `x · σ(2√(2/π)(x + 0.044715 x³))` for each value: the tanh form of GELU. A few hundred values per latent step, so the standard exponential will do.
 pub(crate) fn gelu(x: &mut [f32]) {
     for x in x {
-        let u = 1.595_769_1 * (*x + 0.044_715 * *x * *x * *x);
+        let u = 1.595_769 * (*x + 0.044_715 * *x * *x * *x);
         *x /= 1.0 + (-u).exp();
     }
 }

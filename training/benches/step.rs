@@ -162,6 +162,7 @@ fn rows(count: usize) -> Vec<TokenizedRow> {
                 weight: 1.0,
             }],
             answer: T,
+            ..TokenizedRow::default()
         }
     };
     (0..count).map(&mut row).collect()

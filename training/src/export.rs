@@ -108,7 +108,6 @@ fn reasoning(
                     _ => LatentMap::default(),
                 },
                 max_thinking_tokens: route.max_thinking_tokens,
-                ..RouteSpec::default()
             },
         );
     }

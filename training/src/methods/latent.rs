@@ -119,8 +119,8 @@ impl Stages {
 
     /// The stage of a step.
     fn stage(&self, step: u64, steps: u64) -> usize {
-        let begun = (1..=self.stages).filter(|stage| self.begin(*stage, steps) <= step);
-        begun.last().unwrap_or(0)
+        let mut begun = (1..=self.stages).filter(|stage| self.begin(*stage, steps) <= step);
+        begun.next_back().unwrap_or(0)
     }
 
     pub(super) fn teach(&self, context: &Context, thought: Thought) -> Result<Taught> {

@@ -144,7 +144,7 @@ impl LatentMap {
 /// `x · σ(2√(2/π)(x + 0.044715 x³))`, which is the tanh form, and its derivative.
 #[inline(always)]
 fn gelu_lane(x: f32) -> (f32, f32) {
-    const SCALE: f32 = 1.595_769_1;
+    const SCALE: f32 = 1.595_769;
     const CUBIC: f32 = 0.044_715;
     let sigmoid = 1.0 / (1.0 + exp(-SCALE * (x + CUBIC * x * x * x)));
     let slope = SCALE * (1.0 + 3.0 * CUBIC * x * x);
