@@ -15,7 +15,7 @@ use crate::curriculum::Curriculum;
 use crate::data::{Dataset, Encoder, TokenizedRow};
 use crate::error::{Error, Result};
 use crate::flops;
-use crate::loss::Objective;
+use crate::loss::{Moment, Objective};
 use crate::ops::simd::multiversion;
 use crate::optimizer::AdamW;
 use crate::pack::{Packing, build};
@@ -408,7 +408,12 @@ impl Trainer {
     fn step(&mut self, learning_rate: f64) -> Result<(Sums, f64)> {
         let micro_batches = self.next_micro_batches()?;
         let (weights, rows, workers) = (&self.optimizer.weights, &self.rows, self.workers.len());
-        let about = (self.student.config(), self.objective);
+        let moment = Moment {
+            step: self.position.step,
+            steps: self.recipe.schedule.steps,
+            seed: self.recipe.seed,
+        };
+        let about = (self.student.config(), self.objective, moment);
         let work = |index: usize, worker: &mut Worker| {
             worker.gradient.fill(0.0);
             let mut own = micro_batches.iter().skip(index).step_by(workers);
@@ -474,7 +479,7 @@ impl Trainer {
 
 /// Forward and backward of one micro-batch; gradients are added to the worker's.
 fn micro_batch(
-    (config, objective): (&ModelConfig, Objective),
+    (config, objective, moment): (&ModelConfig, Objective, Moment),
     worker: &mut Worker,
     weights: &[f32],
     rows: &[TokenizedRow],
@@ -482,7 +487,7 @@ fn micro_batch(
 ) -> Result<Sums> {
     let batch = build(rows, trees);
     let Worker { pass, gradient } = worker;
-    let (loss, correct) = objective.gradient(pass, weights, &batch, gradient)?;
+    let (loss, correct) = objective.gradient(pass, weights, &batch, gradient, moment)?;
     Ok(Sums {
         loss,
         weight: batch.total_weight(),

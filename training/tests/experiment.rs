@@ -58,6 +58,9 @@ method = { name = "no-thought", stages = 2 }
 [[method]]
 controls = ["pause-as-thought"]
 method = { name = "codi", latents = 3 }
+[[method]]
+controls = ["no-cot"]
+method = { name = "early-exits", weights = "rotating", layer_dropout = 0.2 }
 "#;
 
 fn start(file: &Path, out: &Path) -> Child {
@@ -113,7 +116,7 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
     let report: Report = serde_json::from_slice(&whole[0]).unwrap();
     let task = &report.tasks[0];
     assert!(report.missing.is_empty());
-    assert_eq!((task.methods.len(), task.comparisons.len()), (9, 6));
+    assert_eq!((task.methods.len(), task.comparisons.len()), (10, 7));
     for method in &task.methods {
         assert_eq!((method.seeds.len(), method.sweep.len()), (2, 2));
         assert!(method.seeds.iter().all(|seed| seed.steps == 24));

@@ -16,6 +16,7 @@
 //! | [`Method::PauseAsThought`] | the same curriculum with pause tokens in their place | control, ibid. |
 //! | [`Method::NoThought`] | the same curriculum with nothing in their place | control, ibid. |
 //! | [`Method::Codi`] | latent steps, held to the states of a student that thinks in words | arXiv 2502.21074 |
+//! | [`Method::EarlyExits`] | full rationales, with a loss after every layer | LITE 2310.18581, CALM 2207.07061, LayerSkip 2404.16710 |
 //! | [`Method::Condensed`] | rationales without what the task says may go | upper bound of deletion |
 //! | [`Method::DifficultyRewrite`] | short rationales for easy questions | after DAP, arXiv 2505.19716; rule ours |
 //! | [`Method::RandomLength`] | rationales as short as those, for random questions | control |
@@ -26,6 +27,7 @@
 pub mod chunks;
 pub(crate) mod context;
 pub mod deletion;
+pub mod exits;
 pub mod internalize;
 pub mod latent;
 pub mod plain;
@@ -38,6 +40,7 @@ use crate::error::Result;
 pub use chunks::{CotChunkNormalised, CotSmallBatch, Cwt};
 pub use context::{Context, Taught};
 pub use deletion::{Base, DeletionByCost, LabelStats, RandomDeletion, Stt};
+pub use exits::EarlyExits;
 pub use internalize::Icot;
 use latent::Thought;
 pub use latent::{Coconut, NoThought, PauseAsThought};
@@ -77,6 +80,8 @@ pub enum Method {
     NoThought(NoThought),
     /// Latent steps, held to the states of a student that thinks in words.
     Codi(Codi),
+    /// Full rationales, with a loss after every layer.
+    EarlyExits(EarlyExits),
     /// Only what the task says is needed.
     Condensed(Condensed),
     /// Rationales as long as the question is difficult (ours).
@@ -103,6 +108,7 @@ impl Method {
             Method::PauseAsThought(_) => "pause-as-thought",
             Method::NoThought(_) => "no-thought",
             Method::Codi(_) => "codi",
+            Method::EarlyExits(_) => "early-exits",
             Method::Condensed(_) => "condensed",
             Method::DifficultyRewrite(_) => "difficulty-rewrite",
             Method::RandomLength(_) => "random-length",
@@ -123,7 +129,7 @@ impl Method {
             | Method::Codi(_)
             | Method::PauseAsThought(_)
             | Method::NoThought(_) => "`pause-as-thought` and `no-thought`",
-            Method::Condensed(_) => "`cot`",
+            Method::EarlyExits(_) | Method::Condensed(_) => "`cot`",
             Method::DifficultyRewrite(_) | Method::RandomLength(_) => "`random-length`",
         }
     }
@@ -143,6 +149,7 @@ impl Method {
             Method::CotChunkNormalised(method) => chunks::check_chunks(method.chunks),
             Method::Icot(method) => method.check(),
             Method::Pause(method) => method.check(),
+            Method::EarlyExits(method) => method.check(),
             Method::Codi(method) => method.check(),
             Method::Coconut(Coconut(stages))
             | Method::PauseAsThought(PauseAsThought(stages))
@@ -189,6 +196,7 @@ impl Method {
             Method::CotChunkNormalised(method) => method.teach(context),
             Method::Icot(method) => method.teach(context),
             Method::Pause(method) => method.teach(context),
+            Method::EarlyExits(method) => method.teach(context),
             Method::Codi(method) => method.teach(context),
             Method::Coconut(Coconut(stages)) => stages.teach(context, Thought::Latent),
             Method::PauseAsThought(PauseAsThought(stages)) => stages.teach(context, Thought::Pause),
@@ -333,6 +341,11 @@ mod tests {
                 r#"name = "pause"
                 tokens = 0"#,
                 "without pauses it is `no-cot`",
+            ),
+            (
+                r#"name = "early-exits"
+                layer_dropout = 1.0"#,
+                "`layer_dropout` is 1",
             ),
             (
                 r#"name = "codi"

@@ -1,13 +1,19 @@
 //! The way back.
 
 use super::plan::{Plan, Step};
-use super::{Pass, Shape, Work, add_rows, part, part_mut, put_rows, resize, take_rows};
+use super::{Depth, Pass, Shape, Work, add_rows, part, part_mut, put_rows, resize, take_rows};
 use crate::ops::matmul::{View, matmul};
 use crate::ops::{attention, rms_norm, rope, swiglu};
 
 impl Pass {
     /// Adds the gradients of all weights to `gradient`, given those of the logits and of the taps.
-    pub(super) fn backward(&mut self, weights: &[f32], plan: &Plan, gradient: &mut [f32]) {
+    pub(super) fn backward(
+        &mut self,
+        weights: &[f32],
+        plan: &Plan,
+        depth: Depth<'_>,
+        gradient: &mut [f32],
+    ) {
         let hidden = self.shape.hidden;
         self.head_back(weights, plan, gradient);
         let tokens = plan.waves.last().map_or(0, |step| step.rows.end);
@@ -42,7 +48,16 @@ impl Pass {
                 &mut gradient[norm],
             );
             for layer in (0..self.layers.len()).rev() {
+                let left_out = depth.left_out.get(layer);
+                if let Some(left_out) = left_out {
+                    self.set_aside(step, layer, left_out);
+                }
                 self.layer_back(weights, step, layer, gradient);
+                if left_out.is_some() {
+                    let Work { dx, passed, .. } = &mut self.work;
+                    dx.iter_mut().zip(&*passed).for_each(|(sum, dx)| *sum += dx);
+                }
+                self.add_exits(plan, step, layer);
                 self.add_taps(plan, step, layer);
             }
             let Work { dfinal, dx, .. } = &mut self.work;
@@ -105,6 +120,42 @@ impl Pass {
         for ((_, output), tap) in plan.taps.iter().zip(last.chunks_exact(hidden)) {
             let state = &mut dfinal[output * hidden..][..hidden];
             state.iter_mut().zip(tap).for_each(|(sum, dx)| *sum += dx);
+        }
+    }
+
+    /// Takes the rows that a layer is left out for out of `dx`; they go on as they are.
+    fn set_aside(&mut self, step: &Step, layer: usize, left_out: &[bool]) {
+        let hidden = self.shape.hidden;
+        let is_last = layer + 1 == self.layers.len();
+        let Work { dx, passed, .. } = &mut self.work;
+        passed.clear();
+        passed.resize(step.rows.len() * hidden, 0.0);
+        for (row, dx) in dx.chunks_exact_mut(hidden).enumerate() {
+            let token = if is_last {
+                step.output_rows[row] as usize
+            } else {
+                row
+            };
+            if left_out[token] {
+                // A token may be the source of several targets.
+                let passed = &mut passed[token * hidden..][..hidden];
+                passed.iter_mut().zip(&*dx).for_each(|(sum, dx)| *sum += dx);
+                dx.fill(0.0);
+            }
+        }
+    }
+
+    /// Adds the gradients of the heads before a layer.
+    fn add_exits(&mut self, plan: &Plan, step: &Step, layer: usize) {
+        let hidden = self.shape.hidden;
+        for (_, exit) in self.exits.iter().filter(|(layers, _)| *layers == layer) {
+            for (row, exit) in plan.source_rows.iter().zip(exit.chunks_exact(hidden)) {
+                let row = *row as usize;
+                if step.rows.contains(&row) {
+                    let dx = &mut self.work.dx[(row - step.rows.start) * hidden..][..hidden];
+                    dx.iter_mut().zip(exit).for_each(|(sum, dx)| *sum += dx);
+                }
+            }
         }
     }
 

@@ -1,13 +1,13 @@
 //! The way forward.
 
 use super::plan::{Plan, Step};
-use super::{Pass, Shape, Work, part, part_mut, put_rows, resize, take_rows};
+use super::{Depth, Pass, Shape, Taps, Work, part, part_mut, put_rows, resize, take_rows};
 use crate::ops::matmul::{View, matmul};
 use crate::ops::{attention, rms_norm, rope, swiglu};
 
 impl Pass {
     /// Computes the logits of the sources and the states of the taps.
-    pub(super) fn forward(&mut self, weights: &[f32], plan: &Plan) {
+    pub(super) fn forward(&mut self, weights: &[f32], plan: &Plan, depth: Depth<'_>) {
         self.make_room(plan);
         if let Some(map) = &mut self.latent_map {
             map.clear();
@@ -16,6 +16,9 @@ impl Pass {
             self.read(weights, step);
             for layer in 0..self.layers.len() {
                 self.layer_forward(weights, step, layer);
+                if let Some(left_out) = depth.left_out.get(layer) {
+                    self.leave_out(step, layer, left_out);
+                }
             }
             let Work { x, h, .. } = &mut self.work;
             let hidden = self.shape.hidden;
@@ -164,6 +167,72 @@ impl Pass {
         let written = part_mut(written, rows, hidden);
         written.copy_from_slice(mid);
         layer.down_proj.forward(weights, activated, true, written);
+    }
+
+    /// Passes on what the layer read, for the tokens that it is left out for.
+    fn leave_out(&mut self, step: &Step, index: usize, left_out: &[bool]) {
+        let hidden = self.shape.hidden;
+        let (kept, after) = self.kept[index..]
+            .split_first_mut()
+            .expect("every layer has its buffers");
+        let (written, is_last) = match after.first_mut() {
+            Some(next) => (&mut next.x, false),
+            None => (&mut self.work.x, true),
+        };
+        for (row, written) in written.chunks_exact_mut(hidden).enumerate() {
+            let token = if is_last {
+                step.output_rows[row] as usize
+            } else {
+                row
+            };
+            if left_out[token] {
+                written.copy_from_slice(&kept.x[token * hidden..][..hidden]);
+            }
+        }
+    }
+
+    /// Norm and head after `layers` layers, there and back: what is left for later is the gradient of what the next layer reads.
+    pub(super) fn exit(
+        &mut self,
+        weights: &[f32],
+        plan: &Plan,
+        layers: usize,
+        gradient: &mut [f32],
+        objective: &mut impl FnMut(usize, &mut [f32], &mut Taps) -> candle_core::Result<()>,
+    ) -> candle_core::Result<()> {
+        let Shape {
+            hidden,
+            vocabulary,
+            eps,
+            ..
+        } = self.shape;
+        let sources = plan.source_rows.len();
+        let mut x = vec![0f32; sources * hidden];
+        take_rows(&self.kept[layers].x, hidden, &plan.source_rows, &mut x);
+        let norm = &weights[self.norm.clone()];
+        let mut h = vec![0f32; x.len()];
+        rms_norm::forward(&x, norm, eps, &mut h);
+        let head = View::new(&weights[self.lm_head.clone()], vocabulary, hidden, hidden);
+        let mut logits = vec![0f32; sources * vocabulary];
+        let read = View::new(&h, sources, hidden, hidden);
+        matmul(&mut logits, vocabulary, read, head.t(), 1.0, false);
+        objective(layers, &mut logits, &mut Taps::default())?;
+        let dy = View::new(&logits, sources, vocabulary, vocabulary);
+        matmul(
+            &mut gradient[self.lm_head.clone()],
+            hidden,
+            dy.t(),
+            read,
+            1.0,
+            true,
+        );
+        let mut dh = vec![0f32; h.len()];
+        matmul(&mut dh, hidden, dy, head, 1.0, false);
+        let mut dx = vec![0f32; x.len()];
+        let dnorm = &mut gradient[self.norm.clone()];
+        rms_norm::backward(&x, norm, &dh, eps, false, &mut dx, dnorm);
+        self.exits.push((layers, dx));
+        Ok(())
     }
 
     fn head(&mut self, weights: &[f32], plan: &Plan) {

@@ -52,6 +52,18 @@ pub struct Pass {
     kept: Vec<Kept>,
     work: Work,
     taps: Taps,
+    /// Exits of the present batch, with the gradient of what the layer after each reads at the sources, `[M, E]`.
+    exits: Vec<(usize, Vec<f32>)>,
+}
+
+/// Where else a pass has heads, and what it leaves out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Depth<'a> {
+    /// Numbers of layers after which there is a head, ascending.
+    pub exits: &'a [usize],
+    /// For each layer and token whether the layer is left out, `[L][N]`; empty: none is. All tokens of a row must agree, as a row's tokens attend to
+    /// each other.
+    pub left_out: &'a [Vec<bool>],
 }
 
 /// The sizes that every layer shares.
@@ -134,6 +146,8 @@ struct Work {
     dqkv: Vec<Vec<f32>>,
     /// A gradient that is being spread from the outputs to all rows.
     spread: Vec<f32>,
+    /// Gradients of rows that a layer is left out for, `[r, E]`.
+    passed: Vec<f32>,
 }
 
 /// Hidden states of a batch's tapped tokens, and what an objective wants changed about them.
@@ -224,7 +238,13 @@ impl Pass {
             inverse_frequencies: inverse_frequencies(config),
             work: Work::default(),
             taps: Taps::default(),
+            exits: Vec::new(),
         }
+    }
+
+    /// `L`
+    pub fn layers(&self) -> usize {
+        self.layers.len()
     }
 
     /// `V`
@@ -246,12 +266,55 @@ impl Pass {
         gradient: &mut [f32],
         objective: impl FnOnce(&mut [f32], &mut Taps) -> candle_core::Result<R>,
     ) -> Result<R> {
+        let (mut objective, mut result) = (Some(objective), None);
+        self.run_with(
+            weights,
+            batch,
+            Depth::default(),
+            gradient,
+            |_, logits, taps| {
+                if let Some(objective) = objective.take() {
+                    result = Some(objective(logits, taps)?);
+                }
+                Ok(())
+            },
+        )?;
+        Ok(result.expect("the objective is called once without exits"))
+    }
+
+    /// [`Pass::run`] with heads at intermediate layers and layers left out: `objective` is called for each exit of `depth` in order and last for the
+    /// whole depth, with the number of layers that were run. Only the last call has taps.
+    ///
+    /// # Errors
+    /// As [`Pass::run`]; if an exit is not before a layer, or `depth` does not fit the batch.
+    pub fn run_with(
+        &mut self,
+        weights: &[f32],
+        batch: &Batch,
+        depth: Depth<'_>,
+        gradient: &mut [f32],
+        mut objective: impl FnMut(usize, &mut [f32], &mut Taps) -> candle_core::Result<()>,
+    ) -> Result<()> {
         self.check(batch)?;
+        let layers = self.layers.len();
+        if let Some(exit) = depth.exits.iter().find(|exit| !(1..layers).contains(exit)) {
+            bail_with(format!("an exit after {exit} of {layers} layers"))?;
+        }
         let plan = Plan::new(batch, &self.inverse_frequencies);
-        self.forward(weights, &plan);
-        let result = objective(&mut self.work.logits, &mut self.taps)?;
-        self.backward(weights, &plan, gradient);
-        Ok(result)
+        let is_plain = plan.source_outputs.is_none();
+        let is_long = |left_out: &Vec<bool>| left_out.len() == batch.len();
+        let fits = is_plain && depth.left_out.len() == layers && depth.left_out.iter().all(is_long);
+        if !fits && !depth.left_out.is_empty() {
+            bail_with("layers can be left out of batches without latent tokens and taps".into())?;
+        }
+        self.forward(weights, &plan, depth);
+        self.exits.clear();
+        for exit in depth.exits {
+            self.exit(weights, &plan, *exit, gradient, &mut objective)?;
+        }
+        objective(layers, &mut self.work.logits, &mut self.taps)?;
+        self.backward(weights, &plan, depth, gradient);
+        Ok(())
     }
 
     fn check(&self, batch: &Batch) -> candle_core::Result<()> {
@@ -279,6 +342,10 @@ impl Pass {
         }
         Ok(())
     }
+}
+
+fn bail_with(message: String) -> candle_core::Result<()> {
+    bail!("{message}")
 }
 
 /// Gives `buffer` the length `len`; what it holds is overwritten by whoever asked.

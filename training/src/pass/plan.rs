@@ -14,6 +14,8 @@ pub(super) struct Plan {
     pub(super) waves: Vec<Step>,
     /// For each source of the batch its row among all outputs, `[M]`; `None` if they are the same.
     pub(super) source_outputs: Option<Vec<u32>>,
+    /// For each source of the batch its row in buffers of wave order, `[M]`.
+    pub(super) source_rows: Vec<u32>,
     /// For each tapped token the row in buffers of wave order, `[T]`, and its row among all outputs.
     pub(super) taps: Vec<(usize, usize)>,
     /// Outputs of all waves, `O`.
@@ -129,8 +131,11 @@ impl Plan {
         for (wave, reader, output) in latents {
             steps[wave].latents.push((reader, output));
         }
+        let source_rows = batch.sources.iter();
+        let source_rows = source_rows.map(|at| place[*at as usize].0 as u32).collect();
         Plan {
             waves: steps,
+            source_rows,
             source_outputs,
             taps,
             outputs,

@@ -228,3 +228,63 @@ fn gradients_of_taps_are_differences() {
         );
     }
 }
+
+/// Heads after each layer, and rows that layers are left out for: against differences of the loss itself.
+#[test]
+fn gradients_of_exits_are_differences() {
+    let config = config(CONFIGS[3]);
+    let student = Student::random(&config, 7, 0.15).unwrap();
+    let mut weights = Vec::new();
+    for (_, variable) in student.variables() {
+        let values: Vec<f32> = variable.flatten_all().unwrap().to_vec1().unwrap();
+        weights.extend(values);
+    }
+    let mut rows = Batch::default();
+    (1..5).for_each(|seed| rows.push_row(&row(seed, 9 + seed)));
+    let left_out: Vec<Vec<bool>> = (0..3)
+        .map(|layer| {
+            let rows = rows.segments.iter().enumerate();
+            rows.flat_map(|(row, segment)| vec![(row + layer) % 3 == 0; segment.len])
+                .collect()
+        })
+        .collect();
+    let cases: [(Batch, &[Vec<bool>]); 3] =
+        [(rows, &left_out), (batch(), &[]), (latent_batch(), &[])];
+    for (batch, left_out) in cases {
+        let mut pass = Pass::new(&config, None);
+        let depth = Depth {
+            exits: &[1, 2],
+            left_out,
+        };
+        let mut loss = |weights: &[f32], gradient: &mut [f32]| -> f64 {
+            let mut sum = 0.0;
+            let run = pass.run_with(weights, &batch, depth, gradient, |layers, logits, _| {
+                for (index, x) in logits.iter_mut().enumerate() {
+                    let readout = ((index + layers) as f32 * 0.37).sin() * 0.1;
+                    sum += f64::from(*x * readout);
+                    *x = readout;
+                }
+                Ok(())
+            });
+            run.unwrap();
+            sum
+        };
+        let mut gradient = vec![0f32; weights.len()];
+        loss(&weights, &mut gradient);
+        let mut spare = vec![0f32; weights.len()];
+        for index in (0..weights.len()).step_by(weights.len() / 60) {
+            let step = 1e-2;
+            let mut moved = weights.clone();
+            moved[index] += step;
+            let up = loss(&moved, &mut spare);
+            moved[index] -= 2.0 * step;
+            let down = loss(&moved, &mut spare);
+            let expected = (up - down) / f64::from(2.0 * step);
+            let found = f64::from(gradient[index]);
+            assert!(
+                (found - expected).abs() < 2e-2 * (1.0 + expected.abs()),
+                "weight {index}: {found} and {expected}"
+            );
+        }
+    }
+}

@@ -1,11 +1,14 @@
 //! The training objective of a micro-batch: span-weighted cross-entropy over its scored targets.
 
+mod exits;
+
 use candle_core::Tensor;
 
+pub use self::exits::{ExitWeights, Moment};
 use crate::error::Result;
 use crate::ops::cross_entropy::{cross_entropy, into_gradient};
 use crate::pack::Batch;
-use crate::pass::{Pass, Taps};
+use crate::pass::{Depth, Pass, Taps};
 use crate::student::Student;
 
 /// The loss of a micro-batch, as sums that add up over micro-batches.
@@ -37,6 +40,13 @@ pub enum Objective {
         /// `γ`
         gamma: f32,
     },
+    /// Cross-entropy after intermediate layers as well.
+    EarlyExits {
+        /// What the losses weigh.
+        weights: ExitWeights,
+        /// Probability of leaving out the last layer at the end of the training.
+        layer_dropout: f64,
+    },
 }
 
 impl Objective {
@@ -51,17 +61,45 @@ impl Objective {
         weights: &[f32],
         batch: &Batch,
         gradient: &mut [f32],
+        moment: Moment,
     ) -> Result<(f64, usize)> {
-        let Objective::SelfDistillation { gamma } = self else {
-            return supervised_gradient(pass, weights, batch, gradient);
-        };
         let vocabulary = pass.vocabulary();
-        pass.run(weights, batch, gradient, |logits, taps| {
-            let (loss, correct) =
-                into_gradient(logits, vocabulary, &batch.targets, &batch.weights)?;
-            let scale = f64::from(gamma) * batch.total_weight() / 2.0;
-            Ok((loss + self_distillation(taps, scale), correct))
-        })
+        match self {
+            Objective::Supervised => supervised_gradient(pass, weights, batch, gradient),
+            Objective::SelfDistillation { gamma } => {
+                pass.run(weights, batch, gradient, |logits, taps| {
+                    let (loss, correct) =
+                        into_gradient(logits, vocabulary, &batch.targets, &batch.weights)?;
+                    let scale = f64::from(gamma) * batch.total_weight() / 2.0;
+                    Ok((loss + self_distillation(taps, scale), correct))
+                })
+            }
+            Objective::EarlyExits {
+                weights: losses,
+                layer_dropout,
+            } => {
+                let losses = losses.at(pass.layers(), moment);
+                let exits: Vec<usize> = losses.iter().map(|(layers, _)| *layers).collect();
+                let left_out = match layer_dropout > 0.0 {
+                    true => exits::left_out(pass.layers(), layer_dropout, batch, moment),
+                    false => Vec::new(),
+                };
+                let depth = Depth {
+                    exits: &exits[..exits.len() - 1],
+                    left_out: &left_out,
+                };
+                let (mut total, mut last, mut next) = (0.0, 0, losses.iter());
+                pass.run_with(weights, batch, depth, gradient, |_, logits, _| {
+                    let weight = next.next().map_or(0.0, |(_, weight)| *weight);
+                    let weights: Vec<f32> = batch.weights.iter().map(|w| w * weight).collect();
+                    let (loss, correct) =
+                        into_gradient(logits, vocabulary, &batch.targets, &weights)?;
+                    (total, last) = (total + loss, correct);
+                    Ok(())
+                })?;
+                Ok((total, last))
+            }
+        }
     }
 }
 
