@@ -11,6 +11,8 @@
 //! | samplers | one per session |
 //! | weights | of a bundle that was copied instead of mapped ([`OpenOptions::copy`](crate::OpenOptions::copy)) |
 //!
+//! An [engine](crate::reason::Engine) that probes (`auto`, [`Ask::answer_by`](crate::reason::Ask::answer_by)) has a second session from the
+//! first such question on: its scratch always, and during a probe blocks for the close, the answer and one partial block per layer.
 //! A [`Batch`](crate::Batch) books its own scratch when it is made. Thread stacks, the allocator's own bookkeeping and short-lived strings are not counted.
 //!
 //! [`ModelOptions::max_bytes`]: crate::ModelOptions::max_bytes
