@@ -10,6 +10,7 @@ mod format;
 mod header;
 mod mmap;
 mod pending;
+mod rewrite;
 #[cfg(test)]
 mod tests;
 mod verify;
