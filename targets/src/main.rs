@@ -6,6 +6,7 @@
 //! skim inspect qwen3.skim                           what is in it, what memory it will take
 //! skim run qwen3.skim "How long is 7:40 in minutes?" --route cot
 //! skim eval qwen3.skim questions.jsonl.gz           accuracy and cost, question by question
+//! skim calibrate student.skim held-out.jsonl --out new.skim      when may `auto` stop thinking
 //! skim bench qwen3.skim                             tokens per second, bytes of memory
 //! ```
 //!
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, eval, import, inspect, logits, run, synth};
+use commands::{bench, calibrate, eval, import, inspect, logits, run, synth};
 
 /// Makes, inspects, runs and measures skimstone bundles.
 #[derive(Parser)]
@@ -41,6 +42,8 @@ enum Command {
     Run(run::Run),
     /// Measure accuracy and cost on a file of questions.
     Eval(eval::Eval),
+    /// Find out from which confidence on a student may stop thinking, and write it into a new bundle.
+    Calibrate(calibrate::Calibrate),
     /// Write the logits after every token to a safetensors file.
     Logits(logits::Logits),
     /// Measure speed and memory.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => args.run(),
         Command::Eval(args) => args.run(),
+        Command::Calibrate(args) => args.run(),
         Command::Logits(args) => args.run(),
         Command::Bench(args) => args.run(),
         Command::Import(args) => args.run(),

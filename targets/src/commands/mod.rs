@@ -1,6 +1,7 @@
 //! One module per command: its arguments, what it does, and what it tells.
 
 pub(crate) mod bench;
+pub(crate) mod calibrate;
 pub(crate) mod eval;
 pub(crate) mod import;
 pub(crate) mod inspect;
