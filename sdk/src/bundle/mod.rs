@@ -16,6 +16,7 @@ mod verify;
 mod writer;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
@@ -134,9 +135,33 @@ impl OpenOptions {
     /// # Errors
     /// As [`Bundle::from_bytes`].
     pub fn open_bytes(&self, bytes: impl AsRef<[u8]>) -> Result<Bundle> {
-        let storage = mmap::Storage::copy(bytes.as_ref())
-            .map_err(|error| Error::new(ErrorKind::Io, error.to_string()).with_source(error))?;
+        let storage = mmap::Storage::copy(bytes.as_ref()).map_err(unreadable)?;
         self.load(storage)
+    }
+
+    /// Opens a bundle that is a part of `file`: an asset in an archive, for instance. `range` counts bytes from the start of the
+    /// file and begins at a multiple of 64, without compression; `None` is the whole file. The file may be closed afterwards, but
+    /// not be changed in place.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn open_file(&self, file: &File, range: Option<Range<u64>>) -> Result<Bundle> {
+        let storage = mmap::Storage::open_file(file, range)
+            .and_then(|file| match self.copy {
+                true => mmap::Storage::copy(&file),
+                false => Ok(file),
+            })
+            .map_err(unreadable)?;
+        self.load(storage)
+    }
+
+    /// Reads a bundle from memory that stays where it is, without a copy; it is dropped with the bundle. It must begin at a
+    /// multiple of 64, must always be the same bytes, and is not counted as memory of the model.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn open_shared(&self, bytes: Box<dyn AsRef<[u8]> + Send + Sync>) -> Result<Bundle> {
+        self.load(mmap::Storage::shared(bytes).map_err(unreadable)?)
     }
 
     fn load(&self, storage: mmap::Storage) -> Result<Bundle> {
@@ -327,6 +352,10 @@ impl Bundle {
             _ => Ok(()),
         }
     }
+}
+
+fn unreadable(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, error.to_string()).with_source(error)
 }
 
 /// Checks that the file is a bundle of a known version whose header is as it was written.

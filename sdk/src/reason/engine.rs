@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::generate::FinishReason;
 use crate::model::Model;
 use crate::sampler::Sampled;
-use crate::session::{Session, SessionOptions};
+use crate::session::{PREFILL_CHUNK, Session, SessionOptions};
 use crate::spec::RouteSpec;
 use run::{Phase, Run};
 
@@ -32,6 +32,17 @@ pub struct Engine {
     prompt: Vec<TokenId>,
     run: Option<Run>,
     queue: VecDeque<Event>,
+}
+
+/// What [`Engine::next_event_until`] came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// Something happened.
+    Event(Event),
+    /// The deadline passed before anything did; there is more to do.
+    Unfinished,
+    /// Nothing is left to do: after [`Event::Finished`], or when nothing was asked.
+    Nothing,
 }
 
 impl Engine {
@@ -48,6 +59,22 @@ impl Engine {
             options,
             pace: Pace::default(),
             prompt: Vec::new(),
+            run: None,
+            queue: VecDeque::new(),
+        })
+    }
+
+    /// A second engine in the same state, apart from the question that is being answered, which stays here. Both share the full
+    /// KV blocks of what was read; with [`EngineOptions::reuse_prefix`] the next prompt of each goes on from there.
+    ///
+    /// # Errors
+    /// As [`Session::fork`].
+    pub fn fork(&self) -> Result<Engine> {
+        Ok(Engine {
+            session: self.session.fork()?,
+            options: self.options.clone(),
+            pace: self.pace,
+            prompt: self.prompt.clone(),
             run: None,
             queue: VecDeque::new(),
         })
@@ -116,13 +143,35 @@ impl Engine {
     /// # Errors
     /// Whatever a step can fail with, but for cancellation, which finishes the answer. The question is dropped then.
     pub fn next_event(&mut self) -> Result<Option<Event>> {
+        match self.work(None)? {
+            Progress::Event(event) => Ok(Some(event)),
+            Progress::Nothing | Progress::Unfinished => Ok(None),
+        }
+    }
+
+    /// [`Engine::next_event`] that also returns at the first step after `deadline`, with [`Progress::Unfinished`]; call it again
+    /// to go on. A step is a token, a latent step or a chunk of the prompt, and at least one is taken.
+    ///
+    /// # Errors
+    /// As [`Engine::next_event`].
+    pub fn next_event_until(&mut self, deadline: Instant) -> Result<Progress> {
+        self.work(Some(deadline))
+    }
+
+    fn work(&mut self, deadline: Option<Instant>) -> Result<Progress> {
+        let mut first = true;
         loop {
             if let Some(event) = self.queue.pop_front() {
-                return Ok(Some(event));
+                return Ok(Progress::Event(event));
             }
             let Some(mut run) = self.run.take() else {
-                return Ok(None);
+                return Ok(Progress::Nothing);
             };
+            if !first && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.run = Some(run);
+                return Ok(Progress::Unfinished);
+            }
+            first = false;
             let outcome = match run.phase {
                 Phase::Prompt => self.read_prompt(&mut run).map(|()| None),
                 Phase::Thinking => self.think(&mut run).map(|()| None),
@@ -184,7 +233,25 @@ impl Engine {
         Ok(route)
     }
 
+    /// Feeds the next chunk of the prompt, the first time after what it shares with the one before.
     fn read_prompt(&mut self, run: &mut Run) -> Result<()> {
+        if !run.prompt_begun {
+            run.prompt_begun = true;
+            self.keep_common_prefix(run)?;
+        }
+        let fed = self.prompt.len();
+        let rest = &run.prompt[fed..];
+        let chunk = &rest[..rest.len().min(PREFILL_CHUNK)];
+        self.session.feed(chunk)?;
+        self.prompt.extend_from_slice(chunk);
+        if self.prompt.len() == run.prompt.len() {
+            run.read = self.session.usage();
+            run.answer.usage.ms_prefill = run.end_phase(Phase::Thinking);
+        }
+        Ok(())
+    }
+
+    fn keep_common_prefix(&mut self, run: &mut Run) -> Result<()> {
         let common = self
             .prompt
             .iter()
@@ -203,12 +270,6 @@ impl Engine {
             run.answer.usage.reused_tokens = reused;
             run.decide(&mut self.queue, Choice::PrefixReused(reused));
         }
-        let result = self.session.feed(&run.prompt[reused..]);
-        self.prompt
-            .extend_from_slice(&run.prompt[reused..self.session.position()]);
-        result?;
-        run.read = self.session.usage();
-        run.answer.usage.ms_prefill = run.end_phase(Phase::Thinking);
         Ok(())
     }
 

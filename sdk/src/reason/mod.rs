@@ -19,6 +19,6 @@ mod policy;
 
 pub use ask::{Ask, EngineOptions};
 pub use budget::{Budget, Limit};
-pub use engine::Engine;
+pub use engine::{Engine, Progress};
 pub use event::{Answer, Choice, Decision, Event, Usage};
 pub use policy::{Direct, Latent, NextStep, Observation, ReasoningPolicy, Think, policy_of};

@@ -28,6 +28,8 @@ pub(super) struct Run {
     pub(super) policy: Box<dyn ReasoningPolicy>,
     pub(super) route: RouteSpec,
     pub(super) prompt: Vec<TokenId>,
+    /// Whether what it shares with the prompt before is settled.
+    pub(super) prompt_begun: bool,
     pub(super) account: Account,
     pub(super) max_answer_tokens: usize,
     pub(super) sampler: Sampler,
@@ -131,6 +133,7 @@ impl Run {
                 decisions: Vec::new(),
             },
             prompt: ids,
+            prompt_begun: false,
             route,
         };
         run.log(Choice::Route(name));
