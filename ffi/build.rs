@@ -2,15 +2,15 @@
 //! missing file at start and not a crash later.
 
 fn main() {
-    println!("cargo::rerun-if-changed=src/lib.rs");
-    let source = std::fs::read_to_string("src/lib.rs").expect("the crate has a root");
+    println!("cargo::rerun-if-changed=src/version.rs");
+    let source = std::fs::read_to_string("src/version.rs").expect("the crate is whole");
     let major = source
         .lines()
         .find_map(|line| {
             line.strip_prefix("pub const SKIM_ABI_MAJOR: u32 = ")?
                 .strip_suffix(';')
         })
-        .expect("lib.rs defines SKIM_ABI_MAJOR");
+        .expect("version.rs defines SKIM_ABI_MAJOR");
     let name = match std::env::var("CARGO_CFG_TARGET_OS").as_deref() {
         Ok("linux" | "freebsd") => format!("-Wl,-soname,libskimstone.so.{major}"),
         // Android loads libraries by their file name alone.

@@ -20,7 +20,7 @@ use crate::options::*;
 use crate::session::*;
 use crate::status::*;
 use crate::text::*;
-use crate::{SKIM_ABI_VERSION, skim_abi_version, skim_init, skim_version};
+use crate::version::*;
 
 thread_local! {
     static PANIC_IN: Cell<Option<&'static str>> = const { Cell::new(None) };

@@ -159,3 +159,20 @@ fn nothing_but_the_functions_of_the_header_is_exported() {
     let dynamic = run(Command::new("readelf").arg("-d").arg(&library));
     assert!(dynamic.contains("[libskimstone.so.0]"), "{dynamic}");
 }
+
+/// Two hundred rounds; `ffi/tests/sanitize` runs ten thousand of them.
+#[test]
+fn nothing_grows_from_round_to_round() {
+    if !has("cc") {
+        return;
+    }
+    let installed = install();
+    let program = installed.compile(
+        &common::crate_folder().join("tests/cycles.c"),
+        Linking::Shared,
+    );
+    let rounds = std::env::var("SKIMSTONE_CYCLES").unwrap_or_else(|_| "200".to_owned());
+    let mut command = installed.command(&program);
+    command.arg(example("students/sleep.skim")).arg(rounds);
+    println!("{}", run(&mut command));
+}

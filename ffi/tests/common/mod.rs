@@ -167,9 +167,18 @@ impl Installed {
         program
     }
 
-    /// A command that finds the shared library.
+    /// A command that finds the shared library; under the tool that `SKIMSTONE_UNDER` names, such as valgrind, if it is set.
     pub fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
+        let under = std::env::var("SKIMSTONE_UNDER").unwrap_or_default();
+        let mut words = under.split_whitespace();
+        let mut command = match words.next() {
+            Some(tool) => {
+                let mut command = Command::new(tool);
+                command.args(words).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command.env("LD_LIBRARY_PATH", self.lib());
         command
     }
