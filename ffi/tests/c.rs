@@ -1,4 +1,4 @@
-//! C and C++ programs of strangers: they compile without a warning, link both libraries, and print what Rust prints.
+//! Programs of strangers in C, C++ and Python: they compile without a warning, link both libraries, and print what Rust prints.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -67,6 +67,27 @@ fn the_c_example_prints_what_rust_prints() {
 #[test]
 fn the_cpp_example_prints_what_rust_prints() {
     sleep_example("cpp/sleep.cpp", "c++");
+}
+
+#[test]
+fn the_python_example_prints_what_rust_prints() {
+    if !common::has_cffi() {
+        return;
+    }
+    let mut command = install().python(&example("python/sleep.py"));
+    command
+        .arg(example("students/sleep.skim"))
+        .arg(example("nights/tuesday.json"))
+        .arg(QUESTION);
+    assert_eq!(run(&mut command), expected());
+}
+
+#[test]
+fn the_tests_of_the_python_binding_pass() {
+    if common::has_cffi() {
+        let tests = common::crate_folder().join("../bindings/python/tests/test_skimstone.py");
+        run(&mut install().python(&tests));
+    }
 }
 
 #[test]

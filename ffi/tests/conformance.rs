@@ -118,6 +118,14 @@ fn cpp_conforms() {
 }
 
 #[test]
+fn python_conforms() {
+    if common::has_cffi() {
+        let script = crate_folder().join("../bindings/python/conformance.py");
+        conforms(&mut install().python(&script));
+    }
+}
+
+#[test]
 fn every_step_says_what_comes_of_it() {
     let cases = cases();
     assert!(cases.len() >= 30);

@@ -59,6 +59,16 @@ pub fn has(tool: &str) -> bool {
     there
 }
 
+/// Whether Python can load C libraries; a line says so if it cannot.
+pub fn has_cffi() -> bool {
+    let import = Command::new("python3").args(["-c", "import cffi"]).output();
+    let there = import.is_ok_and(|output| output.status.success());
+    if !there {
+        println!("skipped: python3 with cffi is not installed");
+    }
+    there
+}
+
 /// Builds both libraries in the profile of this test, once, and installs them.
 pub fn install() -> &'static Installed {
     static INSTALLED: OnceLock<Installed> = OnceLock::new();
@@ -180,6 +190,17 @@ impl Installed {
             None => Command::new(program),
         };
         command.env("LD_LIBRARY_PATH", self.lib());
+        command
+    }
+
+    /// A Python program with the binding of the source tree and this library.
+    pub fn python(&self, script: &Path) -> Command {
+        let mut command = Command::new("python3");
+        command
+            .arg(script)
+            .env("PYTHONPATH", crate_folder().join("../bindings/python"))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("SKIMSTONE_LIBRARY", self.lib().join("libskimstone.so"));
         command
     }
 }
