@@ -63,6 +63,12 @@ class Driver:
     def session_swap(self):
         self.session, self.forked = self.forked, self.session
 
+    def session_save(self, path):
+        self.session.save(path)
+
+    def session_restore(self, path):
+        self.session.restore(path)
+
     def session_free(self):
         self.session = None
 
@@ -139,7 +145,7 @@ class Driver:
 
     def event_string(self, path):
         value = self.field(path)
-        return value if isinstance(value, str) else json.dumps(value)
+        return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def main() -> None:

@@ -181,8 +181,13 @@ static void step(const char *what, char *a, char *b) {
     else printf("%zu\n", count);
   }
   else if (IS("model.free")) told(skim_model_free(model)), model = NULL;
-  else if (IS("session.new")) told(skim_session_new(model, options, &session, &error));
+  else if (IS("session.new")) {
+    skim_session_free(session), session = NULL;
+    told(skim_session_new(model, options, &session, &error));
+  }
   else if (IS("session.fork")) told(skim_session_fork(session, &forked, &error));
+  else if (IS("session.save")) told(skim_session_save(session, a, &error));
+  else if (IS("session.restore")) told(skim_session_restore(session, a, &error));
   else if (IS("session.swap")) {
     skim_session *other = session;
     session = forked, forked = other;

@@ -118,6 +118,8 @@ const std::map<std::string, std::function<std::string(Words)>> steps = {
     {"model.free", [](Words) { return model.reset(), "ok"; }},
     {"session.new", [](Words) { return session.emplace(*model, chosen()), "ok"; }},
     {"session.fork", [](Words) { return forked = session->fork(), "ok"; }},
+    {"session.save", [](Words w) { return session->save(w[1]), "ok"; }},
+    {"session.restore", [](Words w) { return session->restore(w[1]), "ok"; }},
     {"session.swap", [](Words) { return std::swap(session, forked), "ok"; }},
     {"session.free", [](Words) { return session.reset(), "ok"; }},
     {"session.set", [](Words w) { return session->set(w[1], w[2]), "ok"; }},

@@ -703,6 +703,26 @@ SKIM_API int32_t skim_session_cancel_handle(const skim_session *session, skim_ca
 SKIM_API int32_t skim_session_fork(const skim_session *session, skim_session **fork, skim_error **error);
 
 /**
+ * Writes keys and values of what was read so far to the file at `path`, which appears whole or not at all and replaces what was
+ * there before. What was appended, the parameters and a question that is being answered are not part of it. The directory must
+ * allow a second file beside it meanwhile.
+ *
+ * Owner: `path` stays the caller's; `*error` is the caller's.
+ * Threads: one at a time.
+ */
+SKIM_API int32_t skim_session_save(const skim_session *session, const char *path, skim_error **error);
+
+/**
+ * Takes keys and values from a file that skim_session_save wrote, in this process or another: the next question reads only what
+ * its prompt has beyond them, in a session of `reuse_prefix`. A question that is being answered is dropped. A file that is not
+ * whole, or of another model, other weights or another `kv_format`, is refused, and the session stays as it was.
+ *
+ * Owner: `path` stays the caller's; `*error` is the caller's.
+ * Threads: one at a time.
+ */
+SKIM_API int32_t skim_session_restore(skim_session *session, const char *path, skim_error **error);
+
+/**
  * Describes the session as JSON: `context`, `position`, `kv_bytes`, `tokens`, `latent_steps`, `layer_passes`, `head_passes`, all
  * since it was made.
  *

@@ -465,6 +465,16 @@ class Session {
     return Cancel(handle);
   }
 
+  /* To a file that appears whole or not at all. */
+  void save(const std::string &path) const {
+    detail::call([&](skim_error **error) { return skim_session_save(get(), path.c_str(), error); });
+  }
+
+  /* From such a file; in a session of `reuse_prefix`. */
+  void restore(const std::string &path) {
+    detail::call([&](skim_error **error) { return skim_session_restore(get(), path.c_str(), error); });
+  }
+
   Session fork() const {
     skim_session *handle = nullptr;
     detail::call([&](skim_error **error) { return skim_session_fork(get(), &handle, error); });

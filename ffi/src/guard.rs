@@ -25,7 +25,7 @@ pub(crate) unsafe fn entry(
     error: *mut *mut skim_error,
     body: impl FnOnce() -> Outcome,
 ) -> i32 {
-    let outcome = run(function, body).unwrap_or_else(|panic| Err(panic));
+    let outcome = run(function, body).unwrap_or_else(Err);
     // SAFETY: as the caller promises.
     unsafe { report(error, outcome) }
 }
@@ -74,7 +74,7 @@ pub(crate) unsafe fn free<T: Object>(
         unsafe { drop_handle(this)? };
         Ok(SKIM_STATUS_OK)
     };
-    let outcome = run(function, body).unwrap_or_else(|panic| Err(panic));
+    let outcome = run(function, body).unwrap_or_else(Err);
     outcome.unwrap_or_else(|failure| failure.status)
 }
 

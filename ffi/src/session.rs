@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use skimstone::reason::{Engine, Progress};
 use skimstone::{ChatOptions, ChatTemplate, Error, ErrorKind, Message, TokenId};
 
+use crate::bundle::path_of;
 use crate::cancel::{self, skim_cancel};
 use crate::error::skim_error;
 use crate::event::{skim_event, skim_event_callback};
@@ -468,6 +469,55 @@ pub unsafe extern "C" fn skim_session_fork(
                 state.settings.clone(),
                 state.prompt.clone(),
             ));
+            Ok(SKIM_STATUS_OK)
+        })
+    }
+}
+
+/// Writes keys and values of what was read so far to the file at `path`, which appears whole or not at all and replaces what was
+/// there before. What was appended, the parameters and a question that is being answered are not part of it. The directory must
+/// allow a second file beside it meanwhile.
+///
+/// Owner: `path` stays the caller's; `*error` is the caller's.
+/// Threads: one at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn skim_session_save(
+    session: *const skim_session,
+    path: *const c_char,
+    error: *mut *mut skim_error,
+) -> i32 {
+    // SAFETY: the caller keeps the conventions of the header.
+    unsafe {
+        guard::entry_on("skim_session_save", session, error, |session| {
+            let path = path_of(path)?;
+            session.lock()?.engine.save(path)?;
+            Ok(SKIM_STATUS_OK)
+        })
+    }
+}
+
+/// Takes keys and values from a file that skim_session_save wrote, in this process or another: the next question reads only what
+/// its prompt has beyond them, in a session of `reuse_prefix`. A question that is being answered is dropped. A file that is not
+/// whole, or of another model, other weights or another `kv_format`, is refused, and the session stays as it was.
+///
+/// Owner: `path` stays the caller's; `*error` is the caller's.
+/// Threads: one at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn skim_session_restore(
+    session: *mut skim_session,
+    path: *const c_char,
+    error: *mut *mut skim_error,
+) -> i32 {
+    // SAFETY: the caller keeps the conventions of the header.
+    unsafe {
+        guard::entry_on("skim_session_restore", session, error, |session| {
+            let path = path_of(path)?;
+            let mut state = session.lock()?;
+            if !state.settings.engine.reuse_prefix {
+                return Err(Failure::state("the session reads every prompt anew")
+                    .with_hint("make it with options in which `reuse_prefix` is true"));
+            }
+            state.engine.restore(path)?;
             Ok(SKIM_STATUS_OK)
         })
     }

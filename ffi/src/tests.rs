@@ -428,6 +428,8 @@ fn null_and_malformed_arguments_are_refused() {
             skim_session_append_tokens(session, null(), 3, e),
             skim_session_append_message(session, null(), c"x".as_ptr(), 1, e),
             skim_session_next_event(session, 0, null_mut(), e),
+            skim_session_save(session, null(), e),
+            skim_session_restore(session, null(), e),
             skim_event_number(null(), c"x".as_ptr(), &mut 0.0, e),
             skim_memory_allocated(null_mut(), &mut 0, e),
             skim_log_set(77, None, null_mut(), None, e),

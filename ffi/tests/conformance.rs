@@ -40,12 +40,15 @@ fn cases() -> Vec<Case> {
 fn conforms(driver: &mut Command) {
     let cases = cases();
     let student = example("students/sleep.skim");
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("saved");
     let mut script = String::new();
     for case in &cases {
         script.push_str("reset\n");
         for step in &case.steps {
             let words = step.r#do.join("\t");
-            script.push_str(&words.replace("STUDENT", student.to_str().unwrap()));
+            let words = words.replace("STUDENT", student.to_str().unwrap());
+            script.push_str(&words.replace("SAVED", saved.to_str().unwrap()));
             script.push('\n');
         }
     }

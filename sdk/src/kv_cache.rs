@@ -14,6 +14,8 @@
 //! locks nor copies. Whatever can need memory or fail happens in [`KvCache::new`], [`KvCache::fork`],
 //! [`KvCache::truncate`] and [`KvCache::restore`], before they change anything.
 
+mod saved;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 

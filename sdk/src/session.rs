@@ -8,6 +8,7 @@
 //! layer ([`StepInput`]); each call says whether it needs logits, since a latent step does not and the head is a large share
 //! of a small model.
 
+mod saved;
 mod snapshot;
 
 use std::ops::Range;
@@ -21,6 +22,7 @@ use crate::memory::{Charge, session_bytes};
 use crate::model::Model;
 use crate::spec::LatentMap;
 
+pub(crate) use saved::Reader;
 pub use snapshot::Snapshot;
 
 /// Prompt tokens per pass. Enough rows to read each weight once for many tokens, few enough that scratch stays small and a

@@ -294,6 +294,14 @@ class Session:
         """A second session in the same state."""
         return Session(_make("session", lib.skim_session_fork, self._handle))
 
+    def save(self, path: str) -> None:
+        """Writes what was read so far to a file that appears whole or not at all."""
+        _call(lib.skim_session_save, self._handle, _bytes(str(path)))
+
+    def restore(self, path: str) -> None:
+        """Goes on from such a file, in a session of reuse_prefix."""
+        _call(lib.skim_session_restore, self._handle, _bytes(str(path)))
+
     def inspect(self) -> dict[str, Any]:
         """Position, context, and counts of what was computed."""
         return json.loads(_string(lib.skim_session_inspect, self._handle))

@@ -335,6 +335,17 @@ impl Bundle {
         self.storage.len()
     }
 
+    /// A number that differs where configuration or weights differ: the checksum of the header, which has those of all tensors, and
+    /// the size of the file.
+    pub fn fingerprint(&self) -> u64 {
+        let length = self.storage.first_chunk().copied().map(u64::from_le_bytes);
+        let end = length.and_then(|n| usize::try_from(n).ok()?.checked_add(size_of::<u64>()));
+        let header = end.and_then(|end| self.storage.get(..end));
+        // Opening compared the same bytes with their checksum, so they are there.
+        let crc = header.and_then(format::header_crc).unwrap_or_default();
+        u64::from(crc) << 32 | (self.file_bytes() as u64 & u64::from(u32::MAX))
+    }
+
     /// Size of all tensors in a weight format: what a forward pass reads, apart from the embedding rows it skips.
     pub fn weight_bytes(&self) -> usize {
         self.tensors

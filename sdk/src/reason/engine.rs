@@ -7,12 +7,14 @@
 mod run;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::Instant;
 
 use super::ask::{Ask, EngineOptions};
 use super::budget::{Limit, Pace, StepKind};
 use super::event::{Answer, Choice, Event};
 use super::policy::{NextStep, ReasoningPolicy, policy_of};
+use crate::bundle::PendingFile;
 use crate::cancel::CancelHandle;
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
@@ -78,6 +80,38 @@ impl Engine {
             run: None,
             queue: VecDeque::new(),
         })
+    }
+
+    /// Writes the state to a file that appears whole or not at all, and replaces what was there before. A question that is being
+    /// answered is not part of it.
+    ///
+    /// # Errors
+    /// As [`Session::save`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let mut file = PendingFile::create(path)?;
+        self.session
+            .save(&self.prompt, &mut file)
+            .map_err(|error| error.at(path.display()))?;
+        file.persist()
+    }
+
+    /// Returns to a state that [`Engine::save`] wrote, in this process or another; with [`EngineOptions::reuse_prefix`] the next prompt
+    /// goes on from there. A question that is being answered is dropped.
+    ///
+    /// # Errors
+    /// As [`Session::restore_saved`], and [`ErrorKind::Io`]. The engine goes on as it was then.
+    pub fn restore(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+        let prompt = self
+            .session
+            .restore_saved(&bytes)
+            .map_err(|error| error.at(path.display()))?;
+        self.prompt = prompt;
+        self.run = None;
+        self.queue.clear();
+        Ok(())
     }
 
     /// The model.

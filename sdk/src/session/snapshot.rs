@@ -8,13 +8,13 @@ use crate::model::Model;
 
 /// A session's state at one moment. Shares its full KV blocks with the session; costs at most one block per layer.
 pub struct Snapshot {
-    model: Model,
-    kv: KvSnapshot,
-    position: usize,
-    hidden: Vec<f32>,
-    normed: Vec<f32>,
-    logits: Vec<f32>,
-    fresh: Fresh,
+    pub(super) model: Model,
+    pub(super) kv: KvSnapshot,
+    pub(super) position: usize,
+    pub(super) hidden: Vec<f32>,
+    pub(super) normed: Vec<f32>,
+    pub(super) logits: Vec<f32>,
+    pub(super) fresh: Fresh,
 }
 
 impl Session {
