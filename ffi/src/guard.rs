@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 use crate::error::skim_error;
-use crate::object::{Object, drop_handle, into_handle, reference};
+use crate::object::{Object, check_address, drop_handle, into_handle, reference};
 use crate::status::{Failure, Outcome, SKIM_STATUS_OK, SKIM_STATUS_PANIC, SKIM_STATUS_POISONED};
 
 thread_local! {
@@ -145,7 +145,7 @@ unsafe fn report(error: *mut *mut skim_error, outcome: Outcome) -> i32 {
         Ok(status) => status,
         Err(failure) => {
             let status = failure.status;
-            if !error.is_null() && error.is_aligned() {
+            if check_address(error, "error").is_ok() {
                 // SAFETY: as the caller promises.
                 unsafe { error.write(into_handle(skim_error::new(failure))) };
             }

@@ -14,7 +14,7 @@ fn a_panic_is_a_status_and_poisons_only_its_handle() {
         message.contains("skim_session_begin panicked: injected"),
         "{message}"
     );
-    assert!(message.contains("tests.rs"), "{message}");
+    assert!(message.contains("tests/mod.rs:"), "{message}");
     let refused = [
         act(|e| unsafe { skim_session_begin(session, e) }),
         act(|e| unsafe { skim_session_clear(session, e) }),
@@ -70,11 +70,12 @@ fn what_is_no_handle_is_refused() {
         unsafe { skim_session_free(model.cast()) },
         SKIM_STATUS_INVALID_ARGUMENT
     );
-    // Without a place for the error, too.
-    assert_eq!(
-        unsafe { skim_session_begin(null_mut(), null_mut()) },
-        SKIM_STATUS_INVALID_ARGUMENT
-    );
+    // Without a place for the error, or with one that cannot be, too.
+    for place in [0, 8, 4095, 4097] {
+        let error = std::ptr::without_provenance_mut(place);
+        let status = unsafe { skim_session_begin(null_mut(), error) };
+        assert_eq!(status, SKIM_STATUS_INVALID_ARGUMENT);
+    }
     unsafe {
         skim_session_free(session);
         skim_model_free(model);
