@@ -7,6 +7,7 @@
 
 mod boundary;
 mod events;
+mod random;
 mod sessions;
 mod settings;
 mod sources;
