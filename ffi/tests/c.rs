@@ -70,6 +70,17 @@ fn the_cpp_example_prints_what_rust_prints() {
 }
 
 #[test]
+fn the_laws_of_the_cpp_wrapper_hold() {
+    if !has("c++") {
+        return;
+    }
+    let installed = install();
+    let source = common::crate_folder().join("tests/laws.cpp");
+    let program = installed.compile(&source, Linking::Shared);
+    run(installed.command(&program).arg(example("students/sleep.skim")));
+}
+
+#[test]
 fn the_python_example_prints_what_rust_prints() {
     if !common::has_cffi() {
         return;
