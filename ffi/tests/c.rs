@@ -77,7 +77,9 @@ fn the_laws_of_the_cpp_wrapper_hold() {
     let installed = install();
     let source = common::crate_folder().join("tests/laws.cpp");
     let program = installed.compile(&source, Linking::Shared);
-    run(installed.command(&program).arg(example("students/sleep.skim")));
+    run(installed
+        .command(&program)
+        .arg(example("students/sleep.skim")));
 }
 
 #[test]
