@@ -12,23 +12,24 @@ use skimstone::{Bundle, OpenOptions, memory};
 use crate::error::skim_error;
 use crate::guard;
 use crate::knobs::Settings;
-use crate::object::{Head, into_handle, object};
+use crate::object::{Handle, Object};
 use crate::options::{settings_of, skim_options};
 use crate::status::{Failure, Outcome, SKIM_STATUS_MEMORY, SKIM_STATUS_OK};
 use crate::text::{Out, UserData, c_str, skim_destroy, slice};
 
 /// An open bundle: one file with weights, configuration and tokenizer. Immutable.
 pub struct skim_bundle {
-    head: Head,
     pub(crate) bundle: Arc<Bundle>,
 }
-object!(skim_bundle, "bundle");
+impl Object for skim_bundle {
+    const NAME: &'static str = "bundle";
+}
 
 fn handle(bundle: Bundle) -> *mut skim_bundle {
-    into_handle(skim_bundle {
-        head: Head::of::<skim_bundle>(),
+    Handle::new(skim_bundle {
         bundle: Arc::new(bundle),
     })
+    .give()
 }
 
 /// Opens the bundle at `path`: maps it, checks its header and structure, and unless `verify` is false its checksums, which reads

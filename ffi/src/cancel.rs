@@ -3,22 +3,20 @@
 use skimstone::CancelHandle;
 
 use crate::guard;
-use crate::object::{Head, into_handle, object, reference};
+use crate::object::{Handle, Object, reference};
 use crate::status::SKIM_STATUS_OK;
 
 /// Stops the work of one session. Outlives it without harm.
 pub struct skim_cancel {
-    head: Head,
     flag: CancelHandle,
 }
-object!(skim_cancel, "cancel");
+impl Object for skim_cancel {
+    const NAME: &'static str = "cancel";
+}
 
 /// Gives a flag to C.
 pub(crate) fn handle(flag: CancelHandle) -> *mut skim_cancel {
-    into_handle(skim_cancel {
-        head: Head::of::<skim_cancel>(),
-        flag,
-    })
+    Handle::new(skim_cancel { flag }).give()
 }
 
 /// Asks the session to stop. The question that is being answered finishes with what it has and the finish reason "cancelled",

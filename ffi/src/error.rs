@@ -3,20 +3,21 @@
 use std::ffi::{CString, c_char};
 
 use crate::guard;
-use crate::object::{Head, object, reference};
+use crate::object::{Object, reference};
 use crate::status::{Failure, SKIM_STATUS_OK};
 use crate::text::c_text;
 
 /// Why a call failed. May go from thread to thread.
 pub struct skim_error {
-    head: Head,
     status: i32,
     kind: CString,
     message: CString,
     place: CString,
     hint: CString,
 }
-object!(skim_error, "error");
+impl Object for skim_error {
+    const NAME: &'static str = "error";
+}
 
 impl skim_error {
     pub(crate) fn new(failure: Failure) -> skim_error {
@@ -37,7 +38,6 @@ impl skim_error {
             whole.push_str(hint);
         }
         skim_error {
-            head: Head::of::<skim_error>(),
             status,
             kind: c_text(&kind),
             message: c_text(&whole),

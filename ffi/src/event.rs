@@ -8,7 +8,7 @@ use skimstone::reason::Event;
 
 use crate::error::skim_error;
 use crate::guard;
-use crate::object::{Head, object, reference};
+use crate::object::{Object, reference};
 use crate::status::{Failure, Outcome, SKIM_STATUS_OK};
 use crate::text::{Out, c_text, name};
 
@@ -41,13 +41,14 @@ pub type skim_event_callback =
 
 /// Something that happened while a question was answered. Immutable.
 pub struct skim_event {
-    head: Head,
     event: Event,
     text: Option<CString>,
     value: OnceLock<Value>,
     json: OnceLock<CString>,
 }
-object!(skim_event, "event");
+impl Object for skim_event {
+    const NAME: &'static str = "event";
+}
 
 impl skim_event {
     pub(crate) fn new(event: Event) -> skim_event {
@@ -57,7 +58,6 @@ impl skim_event {
             _ => None,
         };
         skim_event {
-            head: Head::of::<skim_event>(),
             event,
             text,
             value: OnceLock::new(),

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 use crate::error::skim_error;
-use crate::object::{Object, check_address, drop_handle, into_handle, reference};
+use crate::object::{Handle, Object, check_address, drop_handle, reference};
 use crate::status::{Failure, Outcome, SKIM_STATUS_OK, SKIM_STATUS_PANIC, SKIM_STATUS_POISONED};
 
 thread_local! {
@@ -42,12 +42,11 @@ pub(crate) unsafe fn entry_on<T: Object>(
 ) -> i32 {
     // SAFETY: as the caller promises.
     let outcome = unsafe { reference(this) }.and_then(|object| {
-        let head = object.head();
-        if head.is_poisoned() {
+        if object.is_poisoned() {
             return Err(poisoned(T::NAME));
         }
         run(function, || body(object)).unwrap_or_else(|panic| {
-            head.poison();
+            object.poison();
             Err(panic)
         })
     });
@@ -147,7 +146,7 @@ unsafe fn report(error: *mut *mut skim_error, outcome: Outcome) -> i32 {
             let status = failure.status;
             if check_address(error, "error").is_ok() {
                 // SAFETY: as the caller promises.
-                unsafe { error.write(into_handle(skim_error::new(failure))) };
+                unsafe { error.write(Handle::new(skim_error::new(failure)).give()) };
             }
             status
         }

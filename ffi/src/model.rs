@@ -8,17 +8,18 @@ use skimstone::Model;
 use crate::bundle::{describe, path_of, skim_bundle};
 use crate::error::skim_error;
 use crate::guard;
-use crate::object::{Head, into_handle, object};
+use crate::object::{Handle, Object};
 use crate::options::{settings_of, skim_options};
 use crate::status::SKIM_STATUS_OK;
 use crate::text::{Out, text};
 
 /// A model: immutable, used by any number of sessions and threads at once.
 pub struct skim_model {
-    head: Head,
     pub(crate) model: Model,
 }
-object!(skim_model, "model");
+impl Object for skim_model {
+    const NAME: &'static str = "model";
+}
 
 fn handle(model: Model) -> *mut skim_model {
     log::info!(
@@ -28,10 +29,7 @@ fn handle(model: Model) -> *mut skim_model {
         model.threads(),
         model.context()
     );
-    into_handle(skim_model {
-        head: Head::of::<skim_model>(),
-        model,
-    })
+    Handle::new(skim_model { model }).give()
 }
 
 /// Opens the model at `path`: skim_bundle_open and skim_model_new in one, but that the cap is checked before the weights are read.

@@ -4,6 +4,7 @@
 //! refused without being read; a handle of another type, or one that was freed and not yet reused, has another tag. What cannot
 //! be checked is an address that was never a handle.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::status::{Failure, Outcome};
@@ -11,18 +12,42 @@ use crate::status::{Failure, Outcome};
 /// No handle lies on the first page: it is never mapped.
 const FIRST_PAGE: usize = 4096;
 
-/// What every handle carries.
-pub(crate) struct Head {
-    tag: AtomicU64,
-    poisoned: AtomicBool,
+/// A type whose pointers C holds.
+pub(crate) trait Object {
+    /// Its name in C, without the prefix.
+    const NAME: &'static str;
 }
 
-impl Head {
-    pub(crate) fn of<T: Object>() -> Head {
-        Head {
+/// What a pointer of C really points to. The tag comes first in every handle, so that it can be read of one of another type, too.
+#[repr(C)]
+pub(crate) struct Handle<T> {
+    tag: AtomicU64,
+    poisoned: AtomicBool,
+    /// Whether C may look at it, but not free it.
+    lent: AtomicBool,
+    object: T,
+}
+
+impl<T: Object> Handle<T> {
+    pub(crate) fn new(object: T) -> Handle<T> {
+        Handle {
             tag: AtomicU64::new(tag_of(T::NAME)),
             poisoned: AtomicBool::new(false),
+            lent: AtomicBool::new(false),
+            object,
         }
+    }
+
+    /// The address, for C to look at as long as this lives.
+    pub(crate) fn lend(&self) -> *const T {
+        self.lent.store(true, Ordering::Relaxed);
+        std::ptr::from_ref(self).cast()
+    }
+
+    /// Gives it to C.
+    pub(crate) fn give(self) -> *mut T {
+        self.lent.store(false, Ordering::Relaxed);
+        Box::into_raw(Box::new(self)).cast()
     }
 
     pub(crate) fn poison(&self) {
@@ -34,35 +59,13 @@ impl Head {
     }
 }
 
-/// A type whose pointers C holds.
-///
-/// # Safety
-/// `HEAD` is the offset of a [`Head`] in the type.
-pub(crate) unsafe trait Object {
-    /// Its name in C, without the prefix.
-    const NAME: &'static str;
-    /// Where its head lies.
-    const HEAD: usize;
+impl<T> Deref for Handle<T> {
+    type Target = T;
 
-    /// Its head.
-    fn head(&self) -> &Head;
+    fn deref(&self) -> &T {
+        &self.object
+    }
 }
-
-/// Implements [`Object`] for a type with a field `head`.
-macro_rules! object {
-    ($type:ty, $name:literal) => {
-        // SAFETY: the offset is that of the field.
-        unsafe impl crate::object::Object for $type {
-            const NAME: &'static str = $name;
-            const HEAD: usize = std::mem::offset_of!($type, head);
-
-            fn head(&self) -> &crate::object::Head {
-                &self.head
-            }
-        }
-    };
-}
-pub(crate) use object;
 
 /// 64-bit FNV-1a, so that no number has to be invented for each type.
 const fn tag_of(name: &str) -> u64 {
@@ -92,17 +95,18 @@ pub(crate) fn check_address<T>(pointer: *const T, what: &str) -> Outcome<()> {
 /// The object behind a handle.
 ///
 /// # Safety
-/// `pointer` is null, or comes from [`into_handle`] and was not freed, and nobody frees it while the reference is used. Other
-/// pointers are refused where that can be seen.
-pub(crate) unsafe fn reference<'a, T: Object>(pointer: *const T) -> Outcome<&'a T> {
+/// `pointer` is null, or comes from [`Handle::give`] or [`Handle::lend`], was not freed, and nobody frees it while the reference is
+/// used. Other pointers are refused where that can be seen.
+pub(crate) unsafe fn reference<'a, T: Object>(pointer: *const T) -> Outcome<&'a Handle<T>> {
+    let pointer = pointer.cast::<Handle<T>>();
     check_address(pointer, T::NAME)?;
-    // SAFETY: a live handle, so its head is readable; it is only accessed through atomics.
-    let head = unsafe { &*pointer.byte_add(T::HEAD).cast::<Head>() };
-    if head.tag.load(Ordering::Relaxed) != tag_of(T::NAME) {
+    // SAFETY: a live handle of some type, which begins with its tag.
+    let tag = unsafe { &*pointer.cast::<AtomicU64>() };
+    if tag.load(Ordering::Relaxed) != tag_of(T::NAME) {
         let message = format!("{0} is not a skim_{0}, or was freed", T::NAME);
         return Err(Failure::argument(message));
     }
-    // SAFETY: a live handle of this type, of which C only ever holds the address.
+    // SAFETY: a live handle, by its tag of this type.
     Ok(unsafe { &*pointer })
 }
 
@@ -110,7 +114,7 @@ pub(crate) unsafe fn reference<'a, T: Object>(pointer: *const T) -> Outcome<&'a 
 ///
 /// # Safety
 /// As [`reference`].
-pub(crate) unsafe fn optional<'a, T: Object>(pointer: *const T) -> Outcome<Option<&'a T>> {
+pub(crate) unsafe fn optional<'a, T: Object>(pointer: *const T) -> Outcome<Option<&'a Handle<T>>> {
     if pointer.is_null() {
         return Ok(None);
     }
@@ -118,22 +122,19 @@ pub(crate) unsafe fn optional<'a, T: Object>(pointer: *const T) -> Outcome<Optio
     unsafe { reference(pointer) }.map(Some)
 }
 
-/// Gives an object to C.
-pub(crate) fn into_handle<T: Object>(object: T) -> *mut T {
-    Box::into_raw(Box::new(object))
-}
-
 /// Takes an object back from C and drops it.
 ///
 /// # Safety
-/// As [`reference`], and no other reference is in use.
+/// As [`reference`] of what [`Handle::give`] gave, and no other reference is in use.
 pub(crate) unsafe fn drop_handle<T: Object>(pointer: *mut T) -> Outcome<()> {
     // SAFETY: as the caller promises.
-    unsafe { reference(pointer)? }
-        .head()
-        .tag
-        .store(0, Ordering::Relaxed);
-    // SAFETY: it came from `into_handle`, and its tag was still there: this is the first time that it is freed.
-    drop(unsafe { Box::from_raw(pointer) });
+    let handle = unsafe { reference(pointer)? };
+    if handle.lent.load(Ordering::Relaxed) {
+        let message = format!("the {} is only lent to this call", T::NAME);
+        return Err(Failure::argument(message));
+    }
+    handle.tag.store(0, Ordering::Relaxed);
+    // SAFETY: it came from a box of this type, and its tag was still there: this is the first time that it is freed.
+    drop(unsafe { Box::from_raw(pointer.cast::<Handle<T>>()) });
     Ok(())
 }

@@ -6,16 +6,17 @@ use std::sync::{Mutex, PoisonError};
 use crate::error::skim_error;
 use crate::guard;
 use crate::knobs::{Settings, When, bounds};
-use crate::object::{Head, into_handle, object, optional};
+use crate::object::{Handle, Object, optional};
 use crate::status::{Outcome, SKIM_STATUS_OK};
 use crate::text::{Out, name, optional_name};
 
 /// Settings by name. A call that takes options uses the settings that concern it; none is required.
 pub struct skim_options {
-    head: Head,
     settings: Mutex<Settings>,
 }
-object!(skim_options, "options");
+impl Object for skim_options {
+    const NAME: &'static str = "options";
+}
 
 impl skim_options {
     fn settings(&self) -> std::sync::MutexGuard<'_, Settings> {
@@ -50,10 +51,12 @@ pub unsafe extern "C" fn skim_options_new(
     unsafe {
         guard::entry("skim_options_new", error, || {
             let out = Out::new(options, "options")?;
-            out.write(into_handle(skim_options {
-                head: Head::of::<skim_options>(),
-                settings: Mutex::default(),
-            }));
+            out.write(
+                Handle::new(skim_options {
+                    settings: Mutex::default(),
+                })
+                .give(),
+            );
             Ok(SKIM_STATUS_OK)
         })
     }

@@ -18,7 +18,7 @@ use crate::event::{skim_event, skim_event_callback};
 use crate::guard;
 use crate::knobs::{Settings, When, bounds};
 use crate::model::skim_model;
-use crate::object::{Head, into_handle, object};
+use crate::object::{Handle, Object};
 use crate::options::{settings_of, skim_options};
 use crate::status::{
     Failure, Outcome, SKIM_STATUS_BUSY, SKIM_STATUS_END, SKIM_STATUS_OK, SKIM_STATUS_TIMEOUT,
@@ -27,10 +27,11 @@ use crate::text::{Out, UserData, name, optional_name, skim_destroy, slice, text}
 
 /// One conversation: what was appended, and the keys and values that the model computed for it.
 pub struct skim_session {
-    head: Head,
     state: Mutex<State>,
 }
-object!(skim_session, "session");
+impl Object for skim_session {
+    const NAME: &'static str = "session";
+}
 
 pub(crate) struct State {
     pub(crate) engine: Engine,
@@ -125,8 +126,7 @@ fn mixed() -> Failure {
 }
 
 fn handle(engine: Engine, settings: Settings, prompt: Prompt) -> *mut skim_session {
-    into_handle(skim_session {
-        head: Head::of::<skim_session>(),
+    Handle::new(skim_session {
         state: Mutex::new(State {
             engine,
             settings,
@@ -134,6 +134,7 @@ fn handle(engine: Engine, settings: Settings, prompt: Prompt) -> *mut skim_sessi
             template: None,
         }),
     })
+    .give()
 }
 
 /// Makes a session of `model`: reserves the keys and values of its whole context, so that answering allocates none. Uses
@@ -372,7 +373,7 @@ pub unsafe extern "C" fn skim_session_next_event(
             };
             match progress {
                 Progress::Event(event) => {
-                    out.write(into_handle(skim_event::new(event)));
+                    out.write(Handle::new(skim_event::new(event)).give());
                     Ok(SKIM_STATUS_OK)
                 }
                 Progress::Unfinished => Ok(SKIM_STATUS_TIMEOUT),
@@ -410,10 +411,10 @@ pub unsafe extern "C" fn skim_session_generate(
             state.begin()?;
             let (mut cancelled, mut last) = (false, None);
             while let Some(event) = state.engine.next_event()? {
-                let event = skim_event::new(event);
+                let event = Handle::new(skim_event::new(event));
                 if let Some(callback) = callback
                     && (!cancelled || event.is_finished())
-                    && callback(&event, user_data.pointer) != 0
+                    && callback(event.lend(), user_data.pointer) != 0
                 {
                     cancelled = true;
                     state.engine.cancel_handle().cancel();
@@ -421,7 +422,7 @@ pub unsafe extern "C" fn skim_session_generate(
                 last = event.is_finished().then_some(event);
             }
             if let (Some(out), Some(last)) = (out, last) {
-                out.write(into_handle(last));
+                out.write(last.give());
             }
             Ok(SKIM_STATUS_OK)
         })

@@ -86,7 +86,7 @@ fn what_is_no_handle_is_refused() {
 fn null_and_malformed_arguments_are_refused() {
     let model = open();
     let session = new_session(model);
-    let bad_utf8 = b"\xff\xfe";
+    let bad_utf8 = c"\xff\xfe";
     let e = null_mut::<*mut skim_error>();
     let refused = unsafe {
         [
@@ -114,9 +114,9 @@ fn null_and_malformed_arguments_are_refused() {
             skim_options_get_bounds(null(), null_mut(), e),
             skim_session_new(model, null(), null_mut(), e),
             skim_session_set_param(session, null(), c"1".as_ptr(), e),
-            skim_session_set_param(session, c"seed".as_ptr(), bad_utf8.as_ptr().cast(), e),
+            skim_session_set_param(session, c"seed".as_ptr(), bad_utf8.as_ptr(), e),
             skim_session_append_text(session, null(), 3, e),
-            skim_session_append_text(session, bad_utf8.as_ptr().cast(), 2, e),
+            skim_session_append_text(session, bad_utf8.as_ptr(), 2, e),
             skim_session_append_tokens(session, null(), 3, e),
             skim_session_append_message(session, null(), c"x".as_ptr(), 1, e),
             skim_session_next_event(session, 0, null_mut(), e),

@@ -56,6 +56,9 @@ unsafe extern "C" fn see(event: *const skim_event, user_data: *mut c_void) -> i3
     let busy = act(|e| unsafe { skim_session_clear(session, e) }).unwrap_err();
     assert_eq!(busy.0, SKIM_STATUS_BUSY);
     assert_eq!(unsafe { skim_session_free(session) }, SKIM_STATUS_BUSY);
+    // Nor is the event ours to free.
+    let free = unsafe { skim_event_free(event.cast_mut()) };
+    assert_eq!(free, SKIM_STATUS_INVALID_ARGUMENT);
     i32::from(seen.names.len() == seen.cancel_after)
 }
 
