@@ -89,8 +89,10 @@ fn run(function: &'static str, body: impl FnOnce() -> Outcome) -> Result<Outcome
     DEPTH.set(DEPTH.get() - 1);
     result.map_err(|payload| {
         let what = message_of(payload.as_ref());
-        // Dropping a payload could panic again.
-        std::mem::forget(payload);
+        // Dropping a payload of unknown type could panic again.
+        if !payload.is::<&str>() && !payload.is::<String>() {
+            std::mem::forget(payload);
+        }
         let place = PLACE.take();
         log::error!("{function}: panicked: {what}");
         Failure {
