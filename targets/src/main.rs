@@ -18,6 +18,7 @@ mod failure;
 mod model;
 mod output;
 mod process_memory;
+mod profiles;
 mod statistics;
 mod terminal;
 
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, eval, import, inspect, logits, run, synth};
+use commands::{bench, eval, import, inspect, logits, run, synth, targets};
 
 /// Makes, inspects, runs and measures skimstone bundles.
 #[derive(Parser)]
@@ -51,6 +52,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Make a bundle of random weights with a real shape, for benchmarks.
     Synth(synth::Synth),
+    /// Show the devices that plans can be made for.
+    Targets(targets::Targets),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Import(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Synth(args) => args.run(),
+        Command::Targets(args) => args.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
