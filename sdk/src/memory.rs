@@ -81,24 +81,44 @@ pub fn estimate(
     sessions: usize,
     kv_format: Option<KvFormat>,
 ) -> MemoryEstimate {
-    let config = bundle.config();
-    let format = kv_format_of(bundle, kv_format);
+    let tokenizer_json_bytes = bundle.tokenizer_json().map_or(0, |json| json.len() as u64);
+    let copied = copied_bytes(bundle);
+    let mut estimate = estimate_shape(
+        bundle.config(),
+        bundle.file_bytes() as u64 - copied,
+        tokenizer_json_bytes,
+        context,
+        sessions,
+        kv_format_of(bundle, kv_format),
+    );
+    if copied > 0 {
+        estimate.parts.push(("weights", copied));
+    }
+    MemoryEstimate::new(estimate.file_backed, estimate.parts)
+}
+
+/// [`estimate`] for a model that is not there yet: of the shape `config`, in a mapped file of `file_bytes` with a tokenizer of
+/// `tokenizer_json_bytes` (0 without one).
+pub fn estimate_shape(
+    config: &ModelConfig,
+    file_bytes: u64,
+    tokenizer_json_bytes: u64,
+    context: usize,
+    sessions: usize,
+    kv_format: KvFormat,
+) -> MemoryEstimate {
     let sessions = sessions as u64;
     let (layers, kv_heads) = (config.num_hidden_layers, config.num_key_value_heads);
-    let mut parts = vec![
+    let parts = vec![
         (
             "keys and values",
-            sessions * KvCache::bytes(layers, context, format, kv_heads, config.head_dim),
+            sessions * KvCache::bytes(layers, context, kv_format, kv_heads, config.head_dim),
         ),
         ("scratch", sessions * session_bytes(config)),
         ("samplers", sessions * Sampler::bytes(config.vocab_size)),
-        ("tokenizer", tokenizer_bytes(bundle)),
+        ("tokenizer", TOKENIZER_FACTOR * tokenizer_json_bytes),
     ];
-    let copied = copied_bytes(bundle);
-    if copied > 0 {
-        parts.push(("weights", copied));
-    }
-    MemoryEstimate::new(bundle.file_bytes() as u64 - copied, parts)
+    MemoryEstimate::new(file_bytes, parts)
 }
 
 /// Bytes of the bundle that are memory of this process.
@@ -110,11 +130,18 @@ pub(crate) fn copied_bytes(bundle: &Bundle) -> u64 {
     }
 }
 
-/// The format of keys and values that was asked for, or the one that suits the weights: f32 beside f32 weights, otherwise f16.
+/// The format of keys and values that was asked for, or the one that suits the weights.
 pub(crate) fn kv_format_of(bundle: &Bundle, asked: Option<KvFormat>) -> KvFormat {
     let weights = bundle.weights();
-    let is_f32 = weights.embed_tokens().format() == Format::F32;
-    asked.unwrap_or(if is_f32 { KvFormat::F32 } else { KvFormat::F16 })
+    asked.unwrap_or_else(|| default_kv_format(weights.embed_tokens().format()))
+}
+
+/// The format of keys and values that suits an embedding in `weights`, which is taken when none is asked for.
+pub fn default_kv_format(weights: Format) -> KvFormat {
+    match weights {
+        Format::F32 => KvFormat::F32,
+        _ => KvFormat::F16,
+    }
 }
 
 /// Bytes of a session besides its keys and values: scratch, logits, two hidden states.
@@ -124,8 +151,11 @@ pub(crate) fn session_bytes(config: &ModelConfig) -> u64 {
 }
 
 /// Vocabulary, merges and their maps take about three times the JSON that they are read from.
+const TOKENIZER_FACTOR: u64 = 3;
+
+/// Bytes that the tokenizer of `bundle` takes.
 pub(crate) fn tokenizer_bytes(bundle: &Bundle) -> u64 {
-    3 * bundle.tokenizer_json().map_or(0, |json| json.len() as u64)
+    TOKENIZER_FACTOR * bundle.tokenizer_json().map_or(0, |json| json.len() as u64)
 }
 
 /// Anonymous bytes in use by one model and everything made from it, against a hard cap.
