@@ -133,7 +133,7 @@ pub(crate) fn format(argument: &str) -> Result<Format, String> {
 }
 
 /// Parses the name of a format of keys and values.
-fn kv_format(argument: &str) -> Result<KvFormat, String> {
+pub(crate) fn kv_format(argument: &str) -> Result<KvFormat, String> {
     KvFormat::from_name(argument).ok_or_else(|| known(KvFormat::ALL.map(KvFormat::name)))
 }
 

@@ -110,7 +110,12 @@ fn show(target: Target, json: bool) -> Result {
     };
     let mut line = |name: &str, value: String, note: String| {
         let name = format!("{name:12}");
-        writeln!(out, "{}  {value}  {}", style.strong(&name), style.dim(&note))
+        writeln!(
+            out,
+            "{}  {value}  {}",
+            style.strong(&name),
+            style.dim(&note)
+        )
     };
     line("name", target.name.clone(), String::new())?;
     line("device", profile.title.clone(), String::new())?;
@@ -173,7 +178,11 @@ fn show(target: Target, json: bool) -> Result {
         line("missing", missing.clone(), String::new())?;
     }
     for source in profile.sources.values() {
-        line("source", source.cite.clone(), source.trust.name().to_owned())?;
+        line(
+            "source",
+            source.cite.clone(),
+            source.trust.name().to_owned(),
+        )?;
     }
     Ok(out.flush()?)
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use skimstone::{Error, ErrorKind};
 
 use crate::failure::Result;
-pub(crate) use schema::{BandwidthIs, Limit, Number, Profile, State, Trust};
+pub(crate) use schema::{BandwidthIs, Number, Profile, State};
 
 /// Largest profile file that is read. Ours have about 2 KB.
 const MAX_BYTES: u64 = 1 << 20;
@@ -68,7 +68,10 @@ pub(crate) fn find(name: &str) -> Result<Target> {
         return read(name, text);
     }
     let path = Path::new(name);
-    if path.extension().is_some_and(|extension| extension == "toml") {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "toml")
+    {
         return read(name, &read_file(path)?);
     }
     let known = BUILT_IN.map(|(known, _)| known).join(", ");

@@ -5,4 +5,5 @@ mod damage;
 mod golden;
 mod harness;
 mod measure;
+mod plan;
 mod run;
