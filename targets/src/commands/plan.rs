@@ -466,7 +466,7 @@ fn assumptions(profile: &Profile, shares: &Shares, routes: &[Route], depth: f64)
             percent(shares.attention),
         ),
         format!("decode is that of a token which looks at {depth} positions"),
-        "all cores compute and nothing else uses the memory; a device that is hot is slower"
+        "all CPU cores compute, no GPU, and nothing else uses the memory; a device that is hot is slower"
             .to_owned(),
     ];
     if profile.cpu.kernels.as_deref() != Some("x86_64-avx512vnni") {
