@@ -7,7 +7,8 @@
 //!
 //! Neither is faster than the other resource allows: decoding multiplies each weight once, prefill reads the layers once per chunk.
 //! The shares `d`, `k`, `p` and `a` are not chosen: they are what this runtime reached of the same two ceilings on the machine of
-//! `benches/record`, read from the committed files. On other instruction sets they are an assumption.
+//! `benches/record`, read from the committed files. `p` grows with the model, as fixed costs weigh less: it follows the power law
+//! through the recorded sizes, which for models far from them is a guess. On other instruction sets all shares are an assumption.
 
 use skimstone::kernels::KvFormat;
 
@@ -27,6 +28,13 @@ const CASE: &str = "prompt 128 depth 0 threads 2";
 
 /// Positions that one pass of prefill takes, as in the sdk.
 const CHUNK: f64 = 64.0;
+
+/// The models of the record, and the multiply-adds of their layers per token: of q, k, v, o, gate, up and down.
+const RECORDED: [(&str, f64); 3] = [
+    ("smollm2-135m", 106.2e6),
+    ("qwen2.5-0.5b", 357.8e6),
+    ("qwen2.5-1.5b", 1310.2e6),
+];
 
 /// Shares of a ceiling over the models of the record.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,21 +58,63 @@ pub(crate) struct Shares {
 }
 
 impl Shares {
-    /// Those of the committed record for keys and values in `kv`.
-    pub(crate) fn recorded(kv: KvFormat) -> Shares {
+    /// Those of the committed record, for layers of `layer_macs` and keys and values in `kv`.
+    pub(crate) fn recorded(kv: KvFormat, layer_macs: f64) -> Shares {
         let attention = format!("attention/depth2048/{}", kv.name());
         let one = |column: &str| column_of(KERNELS, &attention, None, column);
+        let median = |values: Vec<(&str, f64)>| spread(values.iter().map(|row| row.1)).median;
+        let decode = column_of(PEERS, CASE, Some("decode"), "of_ceiling");
         Shares {
-            decode: spread(column_of(PEERS, CASE, Some("decode"), "of_ceiling")),
-            prefill: spread(column_of(PEERS, CASE, Some("prefill"), "of_ceiling")),
-            kv: spread(one("of_stream")).median,
-            attention: spread(one("of_int8")).median,
+            decode: spread(decode.iter().map(|row| row.1)),
+            prefill: at_size(prefill_rows(), layer_macs),
+            kv: median(one("of_stream")),
+            attention: median(one("of_int8")),
         }
     }
 }
 
-/// The values of `column` in the rows whose first field ends with `case`, and whose second is `what` if that is given.
-fn column_of(csv: &str, case: &str, what: Option<&str>, column: &str) -> Vec<f64> {
+/// Whether the record has smaller and larger models than one with layers of `layer_macs`.
+pub(crate) fn is_between_recorded(layer_macs: f64) -> bool {
+    let [(_, smallest), .., (_, largest)] = RECORDED;
+    (smallest..=largest).contains(&layer_macs)
+}
+
+/// Multiply-adds of the layers and share of the int8 peak, for every recorded prefill.
+fn prefill_rows() -> Vec<(f64, f64)> {
+    let rows = column_of(PEERS, CASE, Some("prefill"), "of_ceiling");
+    let sized = rows.into_iter().filter_map(|(case, share)| {
+        let (_, macs) = RECORDED.iter().find(|(name, _)| case.starts_with(name))?;
+        Some((*macs, share))
+    });
+    sized.collect()
+}
+
+/// The power law through `rows` (least squares of logarithms) at `size`, and what the row lowest and the row highest beside it would
+/// give.
+fn at_size(rows: Vec<(f64, f64)>, size: f64) -> Spread {
+    let n = rows.len() as f64;
+    let logs: Vec<(f64, f64)> = rows.iter().map(|(x, y)| (x.ln(), y.ln())).collect();
+    let (sx, sy) = logs.iter().fold((0.0, 0.0), |s, (x, y)| (s.0 + x, s.1 + y));
+    let (mx, my) = (sx / n, sy / n);
+    let above: f64 = logs.iter().map(|(x, y)| (x - mx) * (y - my)).sum();
+    let below: f64 = logs.iter().map(|(x, _)| (x - mx).powi(2)).sum();
+    let law = |x: f64| my + above / below * (x - mx);
+    let beside = spread(logs.iter().map(|(x, y)| (y - law(*x)).exp()));
+    let median = law(size.max(1.0).ln()).exp().min(1.0);
+    Spread {
+        median,
+        low: median * beside.low,
+        high: (median * beside.high).min(1.0),
+    }
+}
+
+/// Case and value of `column` in the rows whose first field ends with `case`, and whose second is `what` if that is given.
+fn column_of<'c>(
+    csv: &'c str,
+    case: &str,
+    what: Option<&str>,
+    column: &str,
+) -> Vec<(&'c str, f64)> {
     let mut lines = csv.lines().filter(|line| !line.starts_with('#'));
     let header = lines.next().unwrap_or_default();
     let Some(at) = header.split(',').position(|name| name == column) else {
@@ -72,15 +122,17 @@ fn column_of(csv: &str, case: &str, what: Option<&str>, column: &str) -> Vec<f64
     };
     let values = lines.filter_map(|line| {
         let fields: Vec<&str> = line.split(',').collect();
-        let wanted = fields.first()?.ends_with(case)
-            && what.is_none_or(|what| fields.get(1).copied() == Some(what));
-        wanted.then(|| fields.get(at)?.parse().ok())?
+        let name = *fields.first()?;
+        let wanted =
+            name.ends_with(case) && what.is_none_or(|what| fields.get(1).copied() == Some(what));
+        wanted.then(|| Some((name, fields.get(at)?.parse().ok()?)))?
     });
     values.collect()
 }
 
-/// The files are part of the binary and a test reads them, so that `values` are never empty.
-fn spread(mut values: Vec<f64>) -> Spread {
+/// The files are part of the binary and a test reads them, so that there are values.
+fn spread(values: impl Iterator<Item = f64>) -> Spread {
+    let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let n = values.len();
     Spread {
@@ -216,7 +268,7 @@ mod tests {
     #[test]
     fn the_record_gives_shares() {
         for kv in KvFormat::ALL {
-            let shares = Shares::recorded(kv);
+            let shares = Shares::recorded(kv, 3e8);
             for spread in [shares.decode, shares.prefill] {
                 assert!(
                     0.0 < spread.low && spread.low <= spread.median,
@@ -230,9 +282,28 @@ mod tests {
             assert!(shares.kv > 0.0 && shares.attention > 0.0);
         }
         // Rows of 2026-11-23 by hand: 0.849 0.891 0.901 | 0.925 0.942 0.966.
-        let decode = Shares::recorded(KvFormat::F16).decode;
+        let decode = Shares::recorded(KvFormat::F16, 3e8).decode;
         assert!((decode.median - 0.913).abs() < 1e-9, "{decode:?}");
         assert_eq!((decode.low, decode.high), (0.849, 0.966));
+        // Every row of the case belongs to a model whose size is known.
+        let rows = column_of(PEERS, CASE, Some("prefill"), "of_ceiling");
+        assert_eq!(prefill_rows().len(), rows.len());
+        let at = |macs: f64| Shares::recorded(KvFormat::F16, macs).prefill.median;
+        assert!(at(1e6) < at(1e8) && at(1e8) < at(1e9));
+        // 0.464, 0.469 and 0.464 are recorded there.
+        assert!((at(357.8e6) - 0.45).abs() < 0.05, "{}", at(357.8e6));
+        assert!(is_between_recorded(357.8e6) && !is_between_recorded(1e6));
+    }
+
+    #[test]
+    fn a_power_law_is_found_again() {
+        let rows = vec![(1.0, 0.1), (16.0, 0.2), (256.0, 0.4)];
+        let share = at_size(rows, 4.0);
+        // The fourth root: 0.1 · 4^(1/4).
+        near(Some(share.median), 0.1 * 2f64.sqrt());
+        near(Some(share.low), share.median);
+        // No share is above the whole.
+        assert_eq!(at_size(vec![(1.0, 0.1), (2.0, 0.9)], 1e9).median, 1.0);
     }
 
     /// 1 GB/s and 10 multiply-adds a ns; half of each is reached, a quarter of it by keys, values and attention.

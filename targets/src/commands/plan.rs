@@ -17,7 +17,7 @@ use super::bench::{Rates, measure};
 use crate::failure::Result;
 use crate::model::{at_least_one, format, kv_format};
 use crate::profiles::{self, Profile, State, Target};
-use crate::roofline::{Machine, RECORD, Rate, Roofline, Shares};
+use crate::roofline::{Machine, RECORD, Rate, Roofline, Shares, is_between_recorded};
 use crate::statistics::Samples;
 use crate::subject::{RouteMeans, Subject, card};
 use crate::terminal::print_json;
@@ -291,8 +291,8 @@ impl Report {
         let found = checks(profile, &memory);
         let roofline = |subject: &Subject, kv| Roofline {
             machine,
+            shares: Shares::recorded(kv, subject.work(kv).layer_macs),
             work: subject.work(kv),
-            shares: Shares::recorded(kv),
         };
         let line = roofline(subject, kv);
         let depth = prompt as f64 + MEASURED_GEN as f64 / 2.0;
@@ -334,7 +334,7 @@ impl Report {
             prefill: line.prefill(prompt as f64),
             decode: line.decode(depth),
             upper_bound: machine.is_peak,
-            assumptions: assumptions(profile, &line.shares, &routes, depth),
+            assumptions: assumptions(profile, &line, &routes, depth),
             unknown: unknown(profile, &line),
             routes,
             measured: None,
@@ -451,11 +451,12 @@ fn routes(
     routes.collect()
 }
 
-fn assumptions(profile: &Profile, shares: &Shares, routes: &[Route], depth: f64) -> Vec<String> {
+fn assumptions(profile: &Profile, line: &Roofline, routes: &[Route], depth: f64) -> Vec<String> {
+    let shares = &line.shares;
     let percent = |share: f64| format!("{:.0} %", share * 100.0);
     let mut out = vec![
         format!(
-            "decoding reaches {} of the bandwidth ({} to {} over the models of the record), keys and values {}; prefill {} of the int8 peak ({} to {}), attention {}: {RECORD}",
+            "decoding reaches {} of the bandwidth ({} to {} over the models of the record), keys and values {}; prefill of this size {} of the int8 peak ({} to {}), attention {}: {RECORD}",
             percent(shares.decode.median),
             percent(shares.decode.low),
             percent(shares.decode.high),
@@ -475,7 +476,10 @@ fn assumptions(profile: &Profile, shares: &Shares, routes: &[Route], depth: f64)
                 .to_owned(),
         );
     }
-    if Machine::of(profile).is_peak {
+    if !is_between_recorded(line.work.layer_macs) {
+        out.push("the model is smaller or larger than those of the record: its share of the int8 peak is extrapolated, and prefill a guess".to_owned());
+    }
+    if line.machine.is_peak {
         out.push("the bandwidth is the memory's peak, which CPU cores do not reach: rates of decoding are upper bounds".to_owned());
     }
     if routes.iter().any(|route| route.tokens_from == "assumption") {
