@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The last lines are CSV rows for `record/`: op with format and shape, threads, median µs and the median distance from it, GB/s, share of
-//! the stream-read ceiling, multiply-adds per ns, share of the int8 ceiling.
+//! the stream-read ceiling, multiply-adds per ns, share of the int8 ceiling. Float weights can reach at most a quarter of that: a register
+//! holds four bytes for each float.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -48,7 +49,7 @@ fn main() {
     let ceilings = || (ceiling::stream_read(threads), ceiling::int8_dot(threads));
     let before = (!is_test).then(ceilings);
     let measured = RefCell::new(Vec::new());
-    for format in [Format::Q4, Format::Q8] {
+    for format in [Format::Q4, Format::Q8, Format::F16, Format::F32] {
         for (op, rows, cols) in SHAPES {
             for tokens in [1, 128] {
                 if tokens == 1 || op != "head" {
@@ -64,8 +65,10 @@ fn main() {
             }
         }
     }
-    for format in KvFormat::ALL {
-        attention(&mut criterion, &cpu, format, &measured);
+    for depth in [512, 2048, 8192] {
+        for format in KvFormat::ALL {
+            attention(&mut criterion, &cpu, format, depth, &measured);
+        }
     }
     criterion.final_summary();
     let Some(before) = before else { return };
@@ -186,14 +189,15 @@ impl KvSource for Cache {
 
 const KV_BLOCK: usize = 32;
 
-/// One token of Qwen2.5-0.5B at depth 2048. A figure is of one layer; the layers take turns, as in a step.
+/// One token of Qwen2.5-0.5B at some depth. A figure is of one layer; the layers take turns, as in a step.
 fn attention(
     criterion: &mut Criterion,
     cpu: &Cpu,
     format: KvFormat,
+    depth: usize,
     measured: &RefCell<Vec<Measured>>,
 ) {
-    let (layers, depth) = (24, 2048);
+    let layers = 24;
     let shape = AttentionShape {
         heads: 14,
         kv_heads: 2,
@@ -219,9 +223,10 @@ fn attention(
     let layers: Vec<Cache> = (0..layers).map(|_| layer()).collect();
     let q = vec![0.1; shape.heads * shape.head_dim];
     let mut out = vec![0.0; q.len()];
+    let mut room = vec![0.0; shape.room(depth / KV_BLOCK)];
     // All entries are alike, so the answer is that entry, whatever the weights: within half a step of 8 bits.
     let positions = [depth as u32];
-    cpu.attention(&q, &positions, shape, &layers[0], &mut out)
+    cpu.attention(&q, &positions, shape, &layers[0], &mut room, &mut out)
         .expect("sizes agree");
     for (i, out) in out.iter().enumerate() {
         let want = entry[i / 64 / 7 * 64 + i % 64];
@@ -231,7 +236,7 @@ fn attention(
         );
     }
 
-    let name = format!("attention/depth2048/{}", format.name());
+    let name = format!("attention/depth{depth}/{}", format.name());
     let bytes = 2 * shape.kv_heads * head_bytes * (depth / KV_BLOCK);
     let (mut seconds, mut next) = (Vec::new(), 0);
     criterion.bench_function(&name, |bencher| {
@@ -239,7 +244,7 @@ fn attention(
             let start = Instant::now();
             for _ in 0..rounds {
                 let layer = &layers[next % layers.len()];
-                cpu.attention(&q, &positions, shape, layer, &mut out)
+                cpu.attention(&q, &positions, shape, layer, &mut room, &mut out)
                     .expect("sizes agree");
                 next += 1;
             }

@@ -1,5 +1,7 @@
 //! What attention reads: blocks of keys and values, each entry with its absolute position and a visibility bit.
 
+use std::ops::Range;
+
 use half::f16;
 
 use crate::quant::MIN_MAGNITUDE;
@@ -66,14 +68,7 @@ impl KvFormat {
         [keys, values]: [&mut [u8]; 2],
     ) -> Result<()> {
         const OP: &str = "write_entry";
-        if slot >= stride {
-            return Err(KernelError::Limit {
-                op: OP,
-                what: "slot",
-                limit: stride.saturating_sub(1),
-                actual: slot,
-            });
-        }
+        check_slot(OP, slot, stride)?;
         let heads = k.len().checked_div(head_dim).unwrap_or(0);
         let expected = heads.saturating_mul(self.head_bytes(stride, head_dim));
         for (what, expected, actual) in [
@@ -117,6 +112,115 @@ impl KvFormat {
         }
         Ok(())
     }
+
+    /// Copies what [`write_entry`](Self::write_entry) stored in slot `slot` to `entry`, as it is stored: nothing is rounded again.
+    ///
+    /// # Errors
+    /// [`KernelError::Limit`] if the slot disagrees.
+    pub fn take_entry(
+        self,
+        slot: usize,
+        stride: usize,
+        head_dim: usize,
+        [keys, values]: [&[u8]; 2],
+        entry: &mut Vec<u8>,
+    ) -> Result<()> {
+        check_slot("take_entry", slot, stride)?;
+        entry.clear();
+        self.each_part(
+            slot,
+            stride,
+            head_dim,
+            keys.len(),
+            |keys_part, values_part| {
+                entry.extend_from_slice(&keys[keys_part]);
+                entry.extend_from_slice(&values[values_part]);
+            },
+        );
+        Ok(())
+    }
+
+    /// Puts what [`take_entry`](Self::take_entry) copied into slot `slot` of a block of the same shape.
+    ///
+    /// # Errors
+    /// [`KernelError::Limit`] if the slot disagrees, [`KernelError::Shape`] if the entry is of another shape.
+    pub fn put_entry(
+        self,
+        slot: usize,
+        stride: usize,
+        head_dim: usize,
+        entry: &[u8],
+        [keys, values]: [&mut [u8]; 2],
+    ) -> Result<()> {
+        const OP: &str = "put_entry";
+        check_slot(OP, slot, stride)?;
+        let expected = (keys.len() + values.len()) / stride;
+        if entry.len() != expected {
+            return Err(KernelError::Shape {
+                op: OP,
+                what: "entry",
+                expected,
+                actual: entry.len(),
+            });
+        }
+        let mut rest = entry;
+        self.each_part(
+            slot,
+            stride,
+            head_dim,
+            keys.len(),
+            |keys_part, values_part| {
+                let (k, after) = rest.split_at(keys_part.len());
+                let (v, after) = after.split_at(values_part.len());
+                keys[keys_part].copy_from_slice(k);
+                values[values_part].copy_from_slice(v);
+                rest = after;
+            },
+        );
+        Ok(())
+    }
+
+    /// Calls `part` with pairs of byte ranges, in keys and in values, that together are the entry in slot `slot`; `bytes` is the
+    /// length of the keys.
+    fn each_part(
+        self,
+        slot: usize,
+        stride: usize,
+        head_dim: usize,
+        bytes: usize,
+        mut part: impl FnMut(Range<usize>, Range<usize>),
+    ) {
+        let head_bytes = self.head_bytes(stride, head_dim);
+        // Bytes of one value; a scale has four, behind the codes.
+        let width = match self {
+            KvFormat::F32 => 4,
+            KvFormat::F16 => 2,
+            KvFormat::Q8 => 1,
+        };
+        for head in (0..bytes.checked_div(head_bytes).unwrap_or(0)).map(|head| head * head_bytes) {
+            for d in 0..head_dim {
+                let k = head + (d * stride + slot) * width;
+                let v = head + (slot * head_dim + d) * width;
+                part(k..k + width, v..v + width);
+            }
+            if self == KvFormat::Q8 {
+                let scale = head + stride * head_dim + 4 * slot;
+                part(scale..scale + 4, scale..scale + 4);
+            }
+        }
+    }
+}
+
+fn check_slot(op: &'static str, slot: usize, stride: usize) -> Result<()> {
+    if slot >= stride {
+        return Err(KernelError::Limit {
+            op,
+            what: "slot",
+            limit: stride.saturating_sub(1),
+            actual: slot,
+        });
+    }
+    Ok(())
 }
 
 fn scatter<const N: usize>(
@@ -178,6 +282,38 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor on the scores, usually `1 / √D`.
     pub scale: f32,
+}
+
+/// Blocks of a span. Fixed, so that the order of the sums does not depend on how many threads share them.
+const SPAN: usize = 16;
+
+/// Floats of a span beside the sums of its values: the largest score and the sum of the weights.
+pub(crate) const STATE: usize = 2;
+
+impl AttentionShape {
+    /// Floats in which threads can share the positions of `blocks` blocks: what [`Cpu::attention`](crate::Cpu::attention) calls `room`.
+    /// 0 where they are too few to share. Saturates instead of overflowing.
+    pub const fn room(&self, blocks: usize) -> usize {
+        match self.spans(blocks) {
+            1 => 0,
+            spans => spans
+                .saturating_mul(self.heads)
+                .saturating_mul(self.head_dim.saturating_add(STATE)),
+        }
+    }
+
+    /// Spans of `blocks` blocks, an empty one if there are none.
+    pub(crate) const fn spans(&self, blocks: usize) -> usize {
+        match blocks {
+            0 => 1,
+            blocks => blocks.div_ceil(SPAN),
+        }
+    }
+
+    /// The blocks of span `i`.
+    pub(crate) fn span(&self, i: usize, blocks: usize) -> Range<usize> {
+        i * SPAN..blocks.min((i + 1) * SPAN)
+    }
 }
 
 /// The keys and values of up to [`MAX_KV_BLOCK`] positions in one layer, in the format of their [`KvSource`].

@@ -8,18 +8,13 @@ mod support;
 use skimstone_kernels::{
     Activations, AttentionShape, BLOCK, Cpu, Format, KvFormat, Linear, RmsNorm, quant,
 };
-use support::{Kv, Packed, Rng, U, assert_close, assert_same, cpus, fast_tables, quick, scalar};
+use support::{
+    Kv, Packed, Rng, U, assert_close, assert_same, cpus, fast_tables, quick, roundings, scalar,
+};
 
 /// One less, as many as, and one more than the lanes of every table (4, 8, 16), around one block and two, and the
 /// feed-forward width of the smallest real model in the tests.
 const RAGGED: [usize; 17] = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 172];
-
-/// Roundings on the way of one product through the longest chain: `n` terms over at least 4 lanes, each at most two
-/// roundings (the generic table has no fused multiply-add), then the lanes; the scale product and the conversion of the
-/// int8 path add some.
-fn roundings(n: usize) -> f32 {
-    2.0 * (n / 4) as f32 + 12.0
-}
 
 /// `Σ |w| · |x|` for every output: what the roundings are relative to.
 fn magnitudes(w: &[f32], x: &[f32], cols: usize) -> Vec<f32> {
@@ -230,7 +225,7 @@ fn thread_counts_give_the_same_bits() {
                 out.extend([sum, gated.values().to_vec(), y]);
             }
             let mut attended = vec![0.0; q.len()];
-            cpu.attention(&q, &q_positions, shape, &kv, &mut attended)
+            cpu.attention(&q, &q_positions, shape, &kv, &mut [], &mut attended)
                 .unwrap();
             out.extend([norm, attended]);
             out
@@ -428,137 +423,6 @@ fn rope_agrees() {
                 bound,
             );
         }
-    }
-}
-
-#[test]
-fn attention_agrees() {
-    // Heads, key-value heads, head size, block size, entries, tokens.
-    let cases = [
-        (1, 1, 1, 1, 1, 1),
-        (2, 1, 8, 16, 5, 2),
-        (8, 4, 8, 64, 70, 3),
-        (9, 3, 64, 64, 130, 4),
-        (4, 4, 17, 33, 100, 5),
-        (24, 1, 33, 7, 20, 2),
-        (14, 2, 64, 32, 100, 2),
-        (2, 2, 128, 64, 64, 1),
-    ];
-    for format in KvFormat::ALL {
-        check_attention(format, &cases);
-    }
-}
-
-fn check_attention(format: KvFormat, cases: &[(usize, usize, usize, usize, usize, usize)]) {
-    let reference = scalar();
-    let cpus = cpus(1);
-    for &(heads, kv_heads, head_dim, stride, entries, tokens) in cases {
-        let mut rng = Rng((heads * 100 + entries) as u64);
-        let mut kv = Kv::new(&mut rng, format, kv_heads, head_dim, stride, entries);
-        for (i, block) in kv.blocks.iter_mut().enumerate() {
-            // Some entries hidden, the whole second block too.
-            block.visible = if i == 1 {
-                0
-            } else {
-                rng.bits() | rng.bits() | 1
-            };
-        }
-        let q = rng.values(tokens * heads * head_dim);
-        let first = entries - tokens.min(entries);
-        let q_positions: Vec<u32> = (0..tokens).map(|t| (first + t) as u32).collect();
-        let shape = AttentionShape {
-            heads,
-            kv_heads,
-            head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-        };
-        let (mut got, mut want) = (vec![f32::NAN; q.len()], vec![f32::NAN; q.len()]);
-        reference
-            .attention(&q, &q_positions, shape, &kv, &mut want)
-            .unwrap();
-
-        // A score is off by at most `score_error`; that scales a weight by e^±score_error, also in the total. The
-        // weighted mean of the values then moves by twice that, and by the roundings of the sums over the entries.
-        let max_k = kv
-            .blocks
-            .iter()
-            .map(|b| kv.largest(&b.k))
-            .fold(0.0, f32::max);
-        let max_v = kv
-            .blocks
-            .iter()
-            .map(|b| kv.largest(&b.v))
-            .fold(0.0, f32::max);
-        let bound = |i: usize| {
-            let q = &q[i / head_dim * head_dim..][..head_dim];
-            let magnitude: f32 = shape.scale * q.iter().map(|q| q.abs() * max_k).sum::<f32>();
-            // One chain over the dimensions of the head.
-            let score_error = magnitude * U * (roundings(4 * head_dim) + 2.0);
-            (2.0 * score_error + U * (roundings(4 * entries) + 4.0 * kv.blocks.len() as f32))
-                * max_v
-        };
-        for cpu in &cpus {
-            let what = format!(
-                "{} {format:?} H={heads} G={kv_heads} D={head_dim} S={entries}",
-                cpu.name()
-            );
-            cpu.attention(&q, &q_positions, shape, &kv, &mut got)
-                .unwrap();
-            assert_close(&what, &got, &want, bound);
-
-            // Token by token, with the entries after it not stored yet: the same bits.
-            let width = heads * head_dim;
-            for t in 0..tokens {
-                let mut then = Kv {
-                    blocks: Vec::new(),
-                    ..kv
-                };
-                for b in &kv.blocks {
-                    let mut positions = b.positions.clone();
-                    positions.retain(|p| *p <= q_positions[t]);
-                    then.blocks.push(support::Block {
-                        k: b.k.clone(),
-                        v: b.v.clone(),
-                        positions,
-                        visible: b.visible,
-                    });
-                }
-                let mut alone = vec![f32::NAN; width];
-                let q = &q[t * width..][..width];
-                cpu.attention(q, &q_positions[t..=t], shape, &then, &mut alone)
-                    .unwrap();
-                assert_same(
-                    &format!("{what}, token {t} alone"),
-                    &got[t * width..][..width],
-                    &alone,
-                );
-            }
-        }
-    }
-}
-
-#[test]
-fn a_query_that_sees_nothing_gives_zeros() {
-    let mut kv = Kv::new(&mut Rng(1), KvFormat::F16, 1, 4, 8, 3);
-    let shape = AttentionShape {
-        heads: 1,
-        kv_heads: 1,
-        head_dim: 4,
-        scale: 0.5,
-    };
-    kv.blocks[0].visible = 0;
-    for cpu in cpus(1).into_iter().chain([scalar()]) {
-        let mut out = [f32::NAN; 4];
-        cpu.attention(&[1.0; 4], &[5], shape, &kv, &mut out)
-            .unwrap();
-        assert_eq!(out, [0.0; 4], "{}", cpu.name());
-        let empty = Kv {
-            blocks: Vec::new(),
-            ..kv
-        };
-        cpu.attention(&[1.0; 4], &[5], shape, &empty, &mut out)
-            .unwrap();
-        assert_eq!(out, [0.0; 4], "{}", cpu.name());
     }
 }
 

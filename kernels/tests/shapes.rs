@@ -150,8 +150,9 @@ fn wrong_attention_shapes_are_refused() {
         scale: 0.5,
     };
     let mut out = [0.0; 8];
-    let mut run =
-        |shape: AttentionShape, kv: &Kv, q: &[f32]| cpu.attention(q, &[1], shape, kv, &mut out);
+    let mut run = |shape: AttentionShape, kv: &Kv, q: &[f32]| {
+        cpu.attention(q, &[1], shape, kv, &mut [], &mut out)
+    };
     let kv = Kv::new(&mut Rng(1), KvFormat::F32, 1, 4, 8, 3);
     run(shape, &kv, &[0.0; 8]).unwrap();
     assert!(run(shape, &kv, &[0.0; 7]).is_err());
@@ -220,4 +221,13 @@ fn wrong_attention_shapes_are_refused() {
         )
         .is_err()
     );
+    // More than one span, and a float less than they need.
+    let kv = Kv::new(&mut Rng(1), KvFormat::F32, 1, 4, 1, 17);
+    let mut room = vec![0.0; shape.room(17) - 1];
+    let mut run = |room: &mut [f32]| cpu.attention(&[0.0; 8], &[1], shape, &kv, room, &mut out);
+    run(&mut []).unwrap();
+    assert!(matches!(
+        run(&mut room),
+        Err(KernelError::Shape { what: "room", .. })
+    ));
 }

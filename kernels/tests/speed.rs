@@ -49,7 +49,10 @@ fn measure(cpu: &Cpu) -> Vec<(String, Duration)> {
         let kv = Kv::new(&mut rng, format, 2, 64, 32, 256);
         let q = rng.values(14 * 64);
         let mut y = vec![0.0; q.len()];
-        let time = shortest(|| cpu.attention(&q, &[256], shape, &kv, &mut y).unwrap());
+        let time = shortest(|| {
+            cpu.attention(&q, &[256], shape, &kv, &mut [], &mut y)
+                .unwrap()
+        });
         out.push((format!("attention {}", format.name()), time));
     }
     out

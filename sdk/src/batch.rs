@@ -33,8 +33,9 @@ impl KvRows for OneRowEach<'_, '_> {
         self.0.len()
     }
 
-    fn cache(&mut self, i: usize) -> (&mut KvCache, Range<usize>) {
-        (&mut self.0[i].kv, i..i + 1)
+    fn cache(&mut self, i: usize) -> (&mut KvCache, &mut [f32], Range<usize>) {
+        let Session { kv, room, .. } = &mut *self.0[i];
+        (kv, room, i..i + 1)
     }
 }
 

@@ -19,7 +19,7 @@ use skimstone_kernels::{Activations, AttentionShape, Cpu, Linear, RmsNorm};
 use crate::cancel::CancelHandle;
 use crate::config::ModelConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{BLOCK_POSITIONS, KvCache};
 use crate::latent_map::{gelu, layer_norm};
 use crate::rope::Rope;
 use crate::weights::{LayerWeights, Weights};
@@ -106,17 +106,33 @@ fn widest_input(config: &ModelConfig) -> usize {
     config.hidden_size.max(config.q_size())
 }
 
+/// The sizes of attention in this model.
+pub(crate) fn attention_shape(config: &ModelConfig) -> AttentionShape {
+    AttentionShape {
+        heads: config.num_attention_heads,
+        kv_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+        scale: (config.head_dim as f32).sqrt().recip(),
+    }
+}
+
+/// Floats in which threads share the positions of a `context`, see [`Cpu::attention`].
+pub(crate) fn attention_room(config: &ModelConfig, context: usize) -> usize {
+    attention_shape(config).room(context.div_ceil(BLOCK_POSITIONS))
+}
+
 /// Whose KV cache each row of a pass belongs to.
 pub(crate) trait KvRows {
     /// Number of caches.
     fn caches(&self) -> usize;
-    /// Cache `i` and its rows.
-    fn cache(&mut self, i: usize) -> (&mut KvCache, Range<usize>);
+    /// Cache `i`, the room to attend to it, and its rows.
+    fn cache(&mut self, i: usize) -> (&mut KvCache, &mut [f32], Range<usize>);
 }
 
 /// All rows belong to one cache.
 pub(crate) struct OneCache<'a> {
     pub(crate) kv: &'a mut KvCache,
+    pub(crate) room: &'a mut [f32],
     pub(crate) rows: usize,
 }
 
@@ -125,8 +141,8 @@ impl KvRows for OneCache<'_> {
         1
     }
 
-    fn cache(&mut self, _: usize) -> (&mut KvCache, Range<usize>) {
-        (self.kv, 0..self.rows)
+    fn cache(&mut self, _: usize) -> (&mut KvCache, &mut [f32], Range<usize>) {
+        (self.kv, self.room, 0..self.rows)
     }
 }
 
@@ -215,14 +231,9 @@ impl Forward<'_> {
         cpu.rope(q, config.num_attention_heads, d, cos, sin)?;
         cpu.rope(k, config.num_key_value_heads, d, cos, sin)?;
 
-        let shape = AttentionShape {
-            heads: config.num_attention_heads,
-            kv_heads: config.num_key_value_heads,
-            head_dim: d,
-            scale: (d as f32).sqrt().recip(),
-        };
+        let shape = attention_shape(config);
         for i in 0..caches.caches() {
-            let (kv, own) = caches.cache(i);
+            let (kv, room, own) = caches.cache(i);
             let (kv_rows, q_rows) = (
                 own.start * kv_size..own.end * kv_size,
                 own.start * q_size..own.end * q_size,
@@ -238,6 +249,7 @@ impl Forward<'_> {
                 &positions[own],
                 shape,
                 &kv.view(layer),
+                room,
                 &mut attention[q_rows],
             )?;
         }

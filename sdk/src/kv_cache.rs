@@ -12,166 +12,25 @@
 //! does not touch the others. Full blocks are shared by reference count; the last, partly filled block of a layer is
 //! always owned by one session alone, which is why [`KvCache::append`] writes through [`Arc::get_mut`] and needs neither
 //! locks nor copies. Whatever can need memory or fail happens in [`KvCache::new`], [`KvCache::fork`],
-//! [`KvCache::truncate`] and [`KvCache::restore`], before they change anything.
+//! [`KvCache::truncate`], [`KvCache::remove`] and [`KvCache::restore`], before they change anything.
+
+mod pool;
+mod saved;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use skimstone_kernels::{KvBlock, KvFormat, KvSource};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::Ledger;
+
+use pool::Block;
+pub(crate) use pool::KvPool;
+pub use pool::PoolUsage;
 
 /// Positions per block. Small enough that a fork copies little, large enough that attention runs over long rows; at most
 /// 64, since the visibility of a block is one `u64`.
 pub const BLOCK_POSITIONS: usize = 32;
-
-/// Keys and values of [`BLOCK_POSITIONS`] positions of one layer. Returns its buffer to the pool when the last owner drops it.
-struct Block {
-    /// Keys `[G, D, 32]`, then values `[G, 32, D]`, in the pool's format, which may add scales to each head. Empty until the block is first written, so that reserved
-    /// memory costs nothing yet.
-    kv: Vec<u8>,
-    pool: Arc<KvPool>,
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.kv));
-    }
-}
-
-impl Block {
-    fn write(&mut self, slot: usize, k: &[f32], v: &[f32]) -> Result<()> {
-        let half = self.pool.half();
-        if self.kv.is_empty() {
-            // Within the reserved capacity: fills, does not allocate.
-            self.kv.resize(2 * half, 0);
-        }
-        let (keys, values) = self.kv.split_at_mut(half);
-        let (format, head_dim) = (self.pool.format, self.pool.head_dim);
-        Ok(format.write_entry(slot, BLOCK_POSITIONS, head_dim, [k, v], [keys, values])?)
-    }
-
-    fn copy_from(&mut self, other: &Block) {
-        self.kv.clear();
-        self.kv.extend_from_slice(&other.kv);
-    }
-}
-
-/// All KV blocks of one model: hands them out, takes them back, and counts their bytes against the model's cap.
-pub(crate) struct KvPool {
-    format: KvFormat,
-    kv_heads: usize,
-    head_dim: usize,
-    ledger: Arc<Ledger>,
-    state: Mutex<PoolState>,
-}
-
-#[derive(Default)]
-struct PoolState {
-    free: Vec<Vec<u8>>,
-    in_use: usize,
-}
-
-/// What the block pool of a model holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolUsage {
-    /// Blocks that sessions and snapshots hold or have reserved.
-    pub blocks_in_use: usize,
-    /// Blocks that were returned and wait to be used again.
-    pub blocks_free: usize,
-    /// Bytes of one block.
-    pub block_bytes: u64,
-}
-
-impl KvPool {
-    pub(crate) fn new(
-        format: KvFormat,
-        kv_heads: usize,
-        head_dim: usize,
-        ledger: Arc<Ledger>,
-    ) -> Self {
-        KvPool {
-            format,
-            kv_heads,
-            head_dim,
-            ledger,
-            state: Mutex::default(),
-        }
-    }
-
-    /// Bytes of the keys of one block.
-    fn half(&self) -> usize {
-        self.kv_heads * self.format.head_bytes(BLOCK_POSITIONS, self.head_dim)
-    }
-
-    /// Bytes of one block of `kv_heads` heads of `head_dim` values.
-    pub(crate) fn block_bytes(format: KvFormat, kv_heads: usize, head_dim: usize) -> u64 {
-        2 * (kv_heads * format.head_bytes(BLOCK_POSITIONS, head_dim)) as u64
-    }
-
-    pub(crate) fn usage(&self) -> PoolUsage {
-        let state = self.lock();
-        PoolUsage {
-            blocks_in_use: state.in_use,
-            blocks_free: state.free.len(),
-            block_bytes: 2 * self.half() as u64,
-        }
-    }
-
-    /// Frees the blocks that nobody uses and takes their bytes off the model's account.
-    pub(crate) fn trim(&self) {
-        let free = std::mem::take(&mut self.lock().free);
-        self.ledger.give(free.len() as u64 * 2 * self.half() as u64);
-    }
-
-    /// `count` blocks, or an error and none.
-    fn take(self: &Arc<Self>, count: usize) -> Result<Vec<Arc<Block>>> {
-        let bytes = 2 * self.half() as u64;
-        let mut state = self.lock();
-        let missing = count.saturating_sub(state.free.len());
-        self.ledger.take(missing as u64 * bytes)?;
-        let mut fresh = Vec::with_capacity(missing);
-        for _ in 0..missing {
-            let mut kv: Vec<u8> = Vec::new();
-            if kv.try_reserve_exact(2 * self.half()).is_err() {
-                self.ledger.give(missing as u64 * bytes);
-                return Err(Error::new(
-                    ErrorKind::Memory,
-                    format!(
-                        "the system refused {} bytes for keys and values",
-                        missing as u64 * bytes
-                    ),
-                ));
-            }
-            fresh.push(kv);
-        }
-        let reused = state.free.len() - (count - missing);
-        fresh.extend(state.free.drain(reused..));
-        state.in_use += count;
-        drop(state);
-        Ok(fresh
-            .into_iter()
-            .map(|kv| {
-                Arc::new(Block {
-                    kv,
-                    pool: self.clone(),
-                })
-            })
-            .collect())
-    }
-
-    fn give_back(&self, kv: Vec<u8>) {
-        let mut state = self.lock();
-        state.free.push(kv);
-        state.in_use -= 1;
-    }
-
-    /// The pool holds plain counts and buffers that are valid at any point, so a panic elsewhere does not spoil it.
-    fn lock(&self) -> std::sync::MutexGuard<'_, PoolState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Entries of one layer.
 struct LayerKv {
@@ -201,6 +60,12 @@ impl LayerKv {
         self.positions.partition_point(|&p| p < position)
     }
 
+    /// The entries with positions in `positions`: first, and one behind the last.
+    fn entries_at(&self, positions: &Range<u32>) -> (usize, usize) {
+        let first = self.count_below(positions.start);
+        (first, self.count_below(positions.end).max(first))
+    }
+
     /// Cuts to `len` entries; blocks that nobody else holds go to `spare`.
     fn cut(&mut self, len: usize, spare: &mut Vec<Arc<Block>>) {
         let blocks = len.div_ceil(BLOCK_POSITIONS);
@@ -215,6 +80,23 @@ impl LayerKv {
             *last &= mask(0..filled);
         }
         self.positions.truncate(len);
+    }
+
+    /// Moves the entries from `from` on down to `to`, over those between; `entry` is scratch. The blocks from that of `to` on are
+    /// this session's own.
+    fn move_down(&mut self, from: usize, to: usize, entry: &mut Vec<u8>) -> Result<()> {
+        for (source, target) in (from..self.len()).zip(to..) {
+            let (block, slot) = (source / BLOCK_POSITIONS, source % BLOCK_POSITIONS);
+            self.blocks[block].take_entry(slot, entry)?;
+            let seen = self.visible[block] >> slot & 1;
+            let (block, slot) = (target / BLOCK_POSITIONS, target % BLOCK_POSITIONS);
+            Arc::get_mut(&mut self.blocks[block])
+                .ok_or_else(no_reserve)?
+                .put_entry(slot, entry)?;
+            self.visible[block] = self.visible[block] & !(1 << slot) | seen << slot;
+            self.positions[target] = self.positions[source];
+        }
+        Ok(())
     }
 
     /// Takes over the entries of `other`: shares its full blocks, copies the partial one into a block of `spare`.
@@ -312,6 +194,16 @@ impl KvCache {
         self.layers[layer].len()
     }
 
+    /// Entries that may be reserved for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.context
+    }
+
+    /// Entries of the fullest layer.
+    pub(crate) fn longest(&self) -> usize {
+        longest(&self.layers)
+    }
+
     /// What attention reads of `layer`.
     pub(crate) fn view(&self, layer: usize) -> LayerView<'_> {
         LayerView {
@@ -399,10 +291,54 @@ impl KvCache {
         Ok(())
     }
 
+    /// Drops the entries at `positions` and closes the gap, so that their blocks are free again. What came later stays as it was
+    /// computed, with its own absolute positions.
+    ///
+    /// # Errors
+    /// When blocks shared with a fork must be copied and the byte cap does not allow it; nothing changes then.
+    pub(crate) fn remove(&mut self, positions: Range<u32>) -> Result<()> {
+        let per_layer = self.context.div_ceil(BLOCK_POSITIONS);
+        let (mut required, mut copies, mut available) = (0, 0, self.spare.len());
+        for layer in &self.layers {
+            let (from, to) = layer.entries_at(&positions);
+            let left = (layer.len() - (to - from)).div_ceil(BLOCK_POSITIONS);
+            required += per_layer - left;
+            available += unshared(&layer.blocks[left..]);
+            if from < to {
+                let written =
+                    &layer.blocks[from / BLOCK_POSITIONS..left.max(from / BLOCK_POSITIONS)];
+                copies += written.len() - unshared(written);
+            }
+        }
+        // Copies are made before blocks fall free.
+        let missing = (required + copies)
+            .saturating_sub(available)
+            .max(copies.saturating_sub(self.spare.len()));
+        self.spare.extend(self.pool.take(missing)?);
+        let mut entry = Vec::new();
+        for layer in &mut self.layers {
+            let (from, to) = layer.entries_at(&positions);
+            if from == to {
+                continue;
+            }
+            let len = layer.len() - (to - from);
+            for i in from / BLOCK_POSITIONS..len.div_ceil(BLOCK_POSITIONS) {
+                if Arc::get_mut(&mut layer.blocks[i]).is_none() {
+                    layer.blocks[i] = copy_into_spare(&layer.blocks[i], &mut self.spare)?;
+                }
+            }
+            layer.move_down(to, from, &mut entry)?;
+            layer.cut(len, &mut self.spare);
+        }
+        self.spare.truncate(required);
+        Ok(())
+    }
+
     /// Shows or hides the entries at `positions` to attention, in every layer.
     pub(crate) fn set_visible(&mut self, positions: Range<u32>, visible: bool) {
         for layer in &mut self.layers {
-            let entries = layer.count_below(positions.start)..layer.count_below(positions.end);
+            let (first_entry, end) = layer.entries_at(&positions);
+            let entries = first_entry..end;
             for (i, word) in layer.visible.iter_mut().enumerate() {
                 let first = i * BLOCK_POSITIONS;
                 let from = entries.start.clamp(first, first + BLOCK_POSITIONS) - first;
@@ -446,7 +382,7 @@ impl KvCache {
 
     /// Replaces all entries by those of `snapshot`.
     pub(crate) fn restore(&mut self, snapshot: &KvSnapshot) -> Result<()> {
-        let longest = snapshot.layers.iter().map(LayerKv::len).max().unwrap_or(0);
+        let longest = longest(&snapshot.layers);
         if longest > self.context || snapshot.layers.len() != self.layers.len() {
             return Err(Error::new(
                 ErrorKind::ContextFull,
@@ -456,8 +392,29 @@ impl KvCache {
                 ),
             ));
         }
-        let full: usize = snapshot
-            .layers
+        self.adopt(&snapshot.layers)
+    }
+
+    /// Replaces all entries by those of `other`, a session of the same model; its full blocks are shared. With `room` it gets a
+    /// reserve of just so many more entries, without it keeps its own context.
+    pub(crate) fn follow(&mut self, other: &KvCache, room: Option<usize>) -> Result<()> {
+        if let Some(room) = room {
+            self.context = other.longest() + room;
+        }
+        self.adopt(&other.layers)
+    }
+
+    /// Gives all blocks back to the pool.
+    pub(crate) fn release(&mut self) {
+        for layer in &mut self.layers {
+            layer.cut(0, &mut self.spare);
+        }
+        self.spare.clear();
+        self.context = 0;
+    }
+
+    fn adopt(&mut self, layers: &[LayerKv]) -> Result<()> {
+        let full: usize = layers
             .iter()
             .map(|layer| layer.len() / BLOCK_POSITIONS)
             .sum();
@@ -468,7 +425,7 @@ impl KvCache {
             .map(|layer| unshared(&layer.blocks))
             .sum();
         self.reserve(required, self.spare.len() + unshared)?;
-        for (layer, source) in self.layers.iter_mut().zip(&snapshot.layers) {
+        for (layer, source) in self.layers.iter_mut().zip(layers) {
             layer.cut(0, &mut self.spare);
             layer.share_from(source, &mut self.spare)?;
         }
@@ -494,6 +451,10 @@ fn share(layers: &[LayerKv], context: usize, spare: &mut Vec<Arc<Block>>) -> Res
             Ok(copy)
         })
         .collect()
+}
+
+fn longest(layers: &[LayerKv]) -> usize {
+    layers.iter().map(LayerKv::len).max().unwrap_or(0)
 }
 
 /// Blocks that only this session holds. Others may drop theirs meanwhile, so this is a lower bound.

@@ -76,7 +76,10 @@ pub use memory::MemoryEstimate;
 pub use model::{Model, ModelOptions};
 pub use sampler::{Sampled, Sampler, SamplerOptions};
 pub use session::{Session, SessionOptions, SessionUsage, Snapshot, StepInput};
-pub use spec::{LatentMap, ReasoningSpec, RouteKind, RouteSpec};
+pub use spec::{
+    AutoSpec, Calibration, CalibrationPoint, GateKind, LatentMap, ReasoningSpec, RouteKind,
+    RouteSpec,
+};
 pub use stop::StopStrings;
 pub use tokenizer::{DecodeStream, Tokenizer};
 pub use weights::{LayerWeights, Weights};

@@ -7,10 +7,12 @@
 //! | --- | --- |
 //! | tokenizer | an estimate: three times its JSON |
 //! | keys and values | blocks for the whole context of every session, reserved when it is created |
-//! | scratch | activations of one prefill chunk, logits and hidden states of every session |
+//! | scratch | activations of one prefill chunk, partial sums of attention, logits and hidden states of every session |
 //! | samplers | one per session |
 //! | weights | of a bundle that was copied instead of mapped ([`OpenOptions::copy`](crate::OpenOptions::copy)) |
 //!
+//! An [engine](crate::reason::Engine) that probes (`auto`, [`Ask::answer_by`](crate::reason::Ask::answer_by)) has a second session from the
+//! first such question on: its scratch always, and during a probe blocks for the close, the answer and one partial block per layer.
 //! A [`Batch`](crate::Batch) books its own scratch when it is made. Thread stacks, the allocator's own bookkeeping and short-lived strings are not counted.
 //!
 //! [`ModelOptions::max_bytes`]: crate::ModelOptions::max_bytes
@@ -24,7 +26,7 @@ use skimstone_kernels::{Format, KvFormat};
 use crate::bundle::Bundle;
 use crate::config::ModelConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::forward::Scratch;
+use crate::forward::{Scratch, attention_room};
 use crate::kv_cache::KvCache;
 use crate::sampler::Sampler;
 use crate::session::PREFILL_CHUNK;
@@ -81,24 +83,44 @@ pub fn estimate(
     sessions: usize,
     kv_format: Option<KvFormat>,
 ) -> MemoryEstimate {
-    let config = bundle.config();
-    let format = kv_format_of(bundle, kv_format);
+    let tokenizer_json_bytes = bundle.tokenizer_json().map_or(0, |json| json.len() as u64);
+    let copied = copied_bytes(bundle);
+    let mut estimate = estimate_shape(
+        bundle.config(),
+        bundle.file_bytes() as u64 - copied,
+        tokenizer_json_bytes,
+        context,
+        sessions,
+        kv_format_of(bundle, kv_format),
+    );
+    if copied > 0 {
+        estimate.parts.push(("weights", copied));
+    }
+    MemoryEstimate::new(estimate.file_backed, estimate.parts)
+}
+
+/// [`estimate`] for a model that is not there yet: of the shape `config`, in a mapped file of `file_bytes` with a tokenizer of
+/// `tokenizer_json_bytes` (0 without one).
+pub fn estimate_shape(
+    config: &ModelConfig,
+    file_bytes: u64,
+    tokenizer_json_bytes: u64,
+    context: usize,
+    sessions: usize,
+    kv_format: KvFormat,
+) -> MemoryEstimate {
     let sessions = sessions as u64;
     let (layers, kv_heads) = (config.num_hidden_layers, config.num_key_value_heads);
-    let mut parts = vec![
+    let parts = vec![
         (
             "keys and values",
-            sessions * KvCache::bytes(layers, context, format, kv_heads, config.head_dim),
+            sessions * KvCache::bytes(layers, context, kv_format, kv_heads, config.head_dim),
         ),
-        ("scratch", sessions * session_bytes(config)),
+        ("scratch", sessions * session_bytes(config, context)),
         ("samplers", sessions * Sampler::bytes(config.vocab_size)),
-        ("tokenizer", tokenizer_bytes(bundle)),
+        ("tokenizer", TOKENIZER_FACTOR * tokenizer_json_bytes),
     ];
-    let copied = copied_bytes(bundle);
-    if copied > 0 {
-        parts.push(("weights", copied));
-    }
-    MemoryEstimate::new(bundle.file_bytes() as u64 - copied, parts)
+    MemoryEstimate::new(file_bytes, parts)
 }
 
 /// Bytes of the bundle that are memory of this process.
@@ -110,22 +132,33 @@ pub(crate) fn copied_bytes(bundle: &Bundle) -> u64 {
     }
 }
 
-/// The format of keys and values that was asked for, or the one that suits the weights: f32 beside f32 weights, otherwise f16.
+/// The format of keys and values that was asked for, or the one that suits the weights.
 pub(crate) fn kv_format_of(bundle: &Bundle, asked: Option<KvFormat>) -> KvFormat {
     let weights = bundle.weights();
-    let is_f32 = weights.embed_tokens().format() == Format::F32;
-    asked.unwrap_or(if is_f32 { KvFormat::F32 } else { KvFormat::F16 })
+    asked.unwrap_or_else(|| default_kv_format(weights.embed_tokens().format()))
 }
 
-/// Bytes of a session besides its keys and values: scratch, logits, two hidden states.
-pub(crate) fn session_bytes(config: &ModelConfig) -> u64 {
+/// The format of keys and values that suits an embedding in `weights`, which is taken when none is asked for.
+pub fn default_kv_format(weights: Format) -> KvFormat {
+    match weights {
+        Format::F32 => KvFormat::F32,
+        _ => KvFormat::F16,
+    }
+}
+
+/// Bytes of a session of `context` positions besides its keys and values: scratch, logits, two hidden states.
+pub(crate) fn session_bytes(config: &ModelConfig, context: usize) -> u64 {
     let outputs = config.vocab_size + 2 * config.hidden_size;
-    Scratch::bytes(config, PREFILL_CHUNK) + (outputs * size_of::<f32>()) as u64
+    let floats = outputs + attention_room(config, context);
+    Scratch::bytes(config, PREFILL_CHUNK) + (floats * size_of::<f32>()) as u64
 }
 
 /// Vocabulary, merges and their maps take about three times the JSON that they are read from.
+const TOKENIZER_FACTOR: u64 = 3;
+
+/// Bytes that the tokenizer of `bundle` takes.
 pub(crate) fn tokenizer_bytes(bundle: &Bundle) -> u64 {
-    3 * bundle.tokenizer_json().map_or(0, |json| json.len() as u64)
+    TOKENIZER_FACTOR * bundle.tokenizer_json().map_or(0, |json| json.len() as u64)
 }
 
 /// Anonymous bytes in use by one model and everything made from it, against a hard cap.

@@ -95,6 +95,23 @@ impl ModelOptions {
         self
     }
 
+    /// The longest context of any session of a model of this shape.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] for a context that the model does not have.
+    pub fn context_for(&self, config: &ModelConfig) -> Result<usize> {
+        let longest = config.max_position_embeddings;
+        match self.context {
+            Some(context) if context == 0 || context > longest => {
+                let message =
+                    format!("a context of {context} positions, the model has 1 to {longest}");
+                Err(Error::new(ErrorKind::Argument, message))
+            }
+            Some(context) => Ok(context),
+            None => Ok(longest.min(DEFAULT_CONTEXT)),
+        }
+    }
+
     /// Whether checksums are compared when the file is opened.
     #[must_use]
     pub fn with_verify(mut self, verify: bool) -> Self {
@@ -108,7 +125,7 @@ impl ModelOptions {
 pub struct Model(Arc<Inner>);
 
 struct Inner {
-    bundle: Bundle,
+    bundle: Arc<Bundle>,
     cpu: Cpu,
     rope: Rope,
     context: usize,
@@ -154,9 +171,10 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::open`].
-    pub fn from_bundle(bundle: Bundle, options: ModelOptions) -> Result<Model> {
+    pub fn from_bundle(bundle: impl Into<Arc<Bundle>>, options: ModelOptions) -> Result<Model> {
+        let bundle = bundle.into();
         let config = bundle.config();
-        let context = context_of(config, options.context)?;
+        let context = options.context_for(config)?;
         if let Some(cap) = options.max_bytes {
             let estimate = estimate(&bundle, context, 1, options.kv_format);
             if estimate.anonymous > cap {
@@ -319,17 +337,5 @@ impl std::fmt::Debug for Model {
             .field("kernels", &self.kernels())
             .field("context", &self.context())
             .finish_non_exhaustive()
-    }
-}
-
-fn context_of(config: &ModelConfig, asked: Option<usize>) -> Result<usize> {
-    let longest = config.max_position_embeddings;
-    match asked {
-        Some(context) if context == 0 || context > longest => {
-            let message = format!("a context of {context} positions, the model has 1 to {longest}");
-            Err(Error::new(ErrorKind::Argument, message))
-        }
-        Some(context) => Ok(context),
-        None => Ok(longest.min(DEFAULT_CONTEXT)),
     }
 }

@@ -8,6 +8,8 @@
 //! layer ([`StepInput`]); each call says whether it needs logits, since a latent step does not and the head is a large share
 //! of a small model.
 
+mod options;
+mod saved;
 mod snapshot;
 
 use std::ops::Range;
@@ -15,48 +17,19 @@ use std::ops::Range;
 use crate::cancel::CancelHandle;
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::forward::{OneCache, Scratch};
+use crate::forward::{OneCache, Scratch, attention_room};
 use crate::kv_cache::KvCache;
 use crate::memory::{Charge, session_bytes};
 use crate::model::Model;
 use crate::spec::LatentMap;
 
+pub use options::SessionOptions;
+pub(crate) use saved::Reader;
 pub use snapshot::Snapshot;
 
 /// Prompt tokens per pass. Enough rows to read each weight once for many tokens, few enough that scratch stays small and a
 /// cancelled prefill ends soon.
 pub(crate) const PREFILL_CHUNK: usize = 64;
-
-/// How to create a session.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct SessionOptions {
-    /// Positions to reserve; `None`: the model's [`context`](Model::context), which is also the most.
-    pub context: Option<usize>,
-    /// A flag that stops this session's work; `None`: a new one.
-    pub cancel: Option<CancelHandle>,
-}
-
-impl SessionOptions {
-    /// The default options.
-    pub fn new() -> Self {
-        SessionOptions::default()
-    }
-
-    /// Sets the number of positions to reserve.
-    #[must_use]
-    pub fn with_context(mut self, context: usize) -> Self {
-        self.context = Some(context);
-        self
-    }
-
-    /// Sets the flag that stops this session's work.
-    #[must_use]
-    pub fn with_cancel(mut self, cancel: CancelHandle) -> Self {
-        self.cancel = Some(cancel);
-        self
-    }
-}
 
 /// What feeds one position.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +74,8 @@ pub struct SessionUsage {
 pub struct Session {
     model: Model,
     pub(crate) kv: KvCache,
+    /// What threads share the positions of attention in.
+    pub(crate) room: Vec<f32>,
     scratch: Scratch,
     context: usize,
     position: usize,
@@ -146,7 +121,13 @@ impl Session {
             );
             return Err(Error::new(ErrorKind::Argument, message));
         }
-        let kv = KvCache::new(model.pool(), model.config().num_hidden_layers, context)?;
+        let entries = options.kv_entries.unwrap_or(context);
+        if entries == 0 || entries > context {
+            let message =
+                format!("{entries} KV cache entries for a context of {context} positions");
+            return Err(Error::new(ErrorKind::Argument, message));
+        }
+        let kv = KvCache::new(model.pool(), model.config().num_hidden_layers, entries)?;
         Session::with_cache(model, kv, context, options.cancel.unwrap_or_default())
     }
 
@@ -157,9 +138,10 @@ impl Session {
         cancel: CancelHandle,
     ) -> Result<Session> {
         let config = model.config();
-        let charge = model.ledger().charge(session_bytes(config))?;
+        let charge = model.ledger().charge(session_bytes(config, context))?;
         Ok(Session {
             kv,
+            room: vec![0.0; attention_room(config, context)],
             scratch: Scratch::new(config, PREFILL_CHUNK),
             context,
             position: 0,
@@ -190,9 +172,14 @@ impl Session {
         self.position
     }
 
-    /// Positions left.
+    /// Positions that may still be fed: until the context ends, or the reserved entries of the KV cache are full.
     pub fn room(&self) -> usize {
-        self.context - self.position
+        (self.context - self.position).min(self.kv.capacity() - self.kv.longest())
+    }
+
+    /// Entries of the KV cache that are reserved.
+    pub fn kv_entries(&self) -> usize {
+        self.kv.capacity()
     }
 
     /// Logits of the last position, `[V]`; `None` if it was fed without the head.
@@ -394,6 +381,16 @@ impl Session {
         Ok(())
     }
 
+    /// Drops the entries of `positions` from the KV cache and frees their memory. Later positions keep what they had read of
+    /// them, and their own absolute positions; nothing is recomputed. [`Session::position`] stays.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Memory`] if blocks that a fork shares cannot be replaced under the cap. Nothing changes then.
+    pub fn forget(&mut self, positions: Range<usize>) -> Result<()> {
+        let clamp = |position: usize| position.min(self.position) as u32;
+        self.kv.remove(clamp(positions.start)..clamp(positions.end))
+    }
+
     /// Shows or hides `positions` to later ones, in every layer. Nothing is recomputed.
     pub fn set_visible(&mut self, positions: Range<usize>, visible: bool) {
         let clamp = |position: usize| position.min(self.position) as u32;
@@ -471,6 +468,7 @@ impl Session {
         let Session {
             model,
             kv,
+            room,
             scratch,
             taps,
             cancel,
@@ -489,7 +487,7 @@ impl Session {
                 tap.filled = true;
             }
         };
-        let mut cache = OneCache { kv, rows };
+        let mut cache = OneCache { kv, room, rows };
         let result =
             model
                 .forward()
@@ -542,10 +540,18 @@ impl Session {
     }
 
     fn context_full(&self, needed: usize) -> Error {
-        let message = format!(
-            "{needed} positions are needed, the context is {}",
-            self.context
-        );
+        let message = if needed > self.context {
+            format!(
+                "{needed} positions are needed, the context is {}",
+                self.context
+            )
+        } else {
+            let entries = self.kv.longest() + needed - self.position;
+            format!(
+                "{entries} KV cache entries are needed, {} are reserved",
+                self.kv.capacity()
+            )
+        };
         Error::new(ErrorKind::ContextFull, message)
             .with_hint("shorten the prompt or open a larger context")
     }

@@ -1,7 +1,10 @@
 //! What a student was trained to do: its reasoning routes and the tokens that mark them.
 //!
 //! A route is a pair of token strings around the thinking: `open` follows the question and starts it, `close` ends it and starts
-//! the answer. `direct` has no thinking, so its `close` is empty. The specification stands in the bundle as JSON.
+//! the answer. `direct` has no thinking, so its `close` is empty. The route `auto` is a section of its own ([`AutoSpec`]): it thinks
+//! along another route and says when that may stop. The specification stands in the bundle as JSON.
+
+mod auto;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{ModelConfig, TokenId};
 use crate::error::{Error, ErrorKind, Result};
+
+pub use auto::{AutoSpec, Calibration, CalibrationPoint, GateKind};
 
 /// How the thinking of a route is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +29,13 @@ pub enum RouteKind {
     Skip,
     /// Steps in the space of hidden states, without tokens.
     Latent,
+}
+
+impl RouteKind {
+    /// Whether there is thinking that is made of tokens.
+    pub(crate) fn thinks_in_tokens(self) -> bool {
+        matches!(self, RouteKind::Cot | RouteKind::Skip)
+    }
 }
 
 /// How a hidden state becomes the next input of a latent step.
@@ -66,10 +78,25 @@ pub struct RouteSpec {
     pub latent_map: LatentMap,
     /// The most thinking tokens this route was calibrated for; `None`: as the budget says.
     pub max_thinking_tokens: Option<usize>,
+    /// Equally spaced quantiles of the thinking tokens (close included) of questions that the route was measured on, ascending.
+    /// From them the engine estimates what it saves by stopping early. Empty if it was not measured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub thinking_quantiles: Vec<usize>,
+}
+
+impl RouteSpec {
+    /// Thinking tokens that are still to be expected after `spent`: the mean of what is left of those measured lengths that are
+    /// longer. `None` if the route was not measured.
+    pub(crate) fn expected_rest(&self, spent: usize) -> Option<usize> {
+        let longer = || self.thinking_quantiles.iter().filter(|&&q| q > spent);
+        let rest: usize = longer().map(|q| q - spent).sum();
+        let mean = (rest as f64 / longer().count().max(1) as f64).round();
+        (!self.thinking_quantiles.is_empty()).then_some(mean as usize)
+    }
 }
 
 /// The reasoning section of a bundle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReasoningSpec {
     /// Version of this section; [`ReasoningSpec::VERSION`].
@@ -87,6 +114,12 @@ pub struct ReasoningSpec {
     /// The token between two chunks of a rationale, if the student was trained with one.
     #[serde(default)]
     pub chunk: Option<TokenId>,
+    /// For students without such a token: a chunk ends behind each of these, e.g. those of a line break or a full stop.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chunk_ends: Vec<TokenId>,
+    /// The route `auto`, if the student is calibrated for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto: Option<AutoSpec>,
 }
 
 impl Default for ReasoningSpec {
@@ -99,6 +132,8 @@ impl Default for ReasoningSpec {
             answer_reserve: 0,
             stop: Vec::new(),
             chunk: None,
+            chunk_ends: Vec::new(),
+            auto: None,
         }
     }
 }
@@ -109,6 +144,9 @@ impl ReasoningSpec {
 
     /// Most tokens in an `open`, `close` or `stop` list: these are marks, not texts.
     const MAX_MARK_TOKENS: usize = 1024;
+
+    /// Most quantiles of a route: a summary, not a log.
+    const MAX_QUANTILES: usize = 256;
 
     /// Reads the JSON of a bundle's `reasoning` section. Follow with [`validate`](Self::validate).
     ///
@@ -127,13 +165,15 @@ impl ReasoningSpec {
         serde_json::to_string(self).expect("a specification has string keys and finite numbers")
     }
 
-    /// The route called `name`.
+    /// The route called `name`; for `auto` the one that it thinks along.
     ///
     /// # Errors
     /// [`ErrorKind::UnknownRoute`], listing the known ones.
     pub fn route(&self, name: &str) -> Result<&RouteSpec> {
-        self.routes.get(name).ok_or_else(|| {
-            let known: Vec<&str> = self.routes.keys().map(String::as_str).collect();
+        let along = self.gate(name).map_or(name, |auto| &auto.route);
+        self.routes.get(along).ok_or_else(|| {
+            let auto = self.auto.iter().map(|_| AutoSpec::NAME);
+            let known: Vec<&str> = self.routes.keys().map(String::as_str).chain(auto).collect();
             Error::new(
                 ErrorKind::UnknownRoute,
                 format!(
@@ -142,6 +182,11 @@ impl ReasoningSpec {
                 ),
             )
         })
+    }
+
+    /// The gate of the route called `name`: `auto` has one.
+    pub(crate) fn gate(&self, name: &str) -> Option<&AutoSpec> {
+        self.auto.as_ref().filter(|_| name == AutoSpec::NAME)
     }
 
     /// Width of the hidden layer of the latent map that routes share, if one has a map with weights.
@@ -172,7 +217,8 @@ impl ReasoningSpec {
             );
             return fail("version", message);
         }
-        if !self.routes.contains_key(&self.default_route) {
+        let known = |name: &String| self.routes.contains_key(name) || self.gate(name).is_some();
+        if !known(&self.default_route) {
             return fail(
                 "default_route",
                 format!("`{}` is not among the routes", self.default_route),
@@ -217,6 +263,18 @@ impl ReasoningSpec {
                 );
                 return fail(&format!("routes.{name}.latent_steps"), message);
             }
+            let quantiles = &route.thinking_quantiles;
+            if quantiles.len() > Self::MAX_QUANTILES
+                || !quantiles.is_sorted()
+                || quantiles.last() > Some(&config.max_position_embeddings)
+            {
+                let message = format!(
+                    "not at most {} ascending numbers up to the context of {}",
+                    Self::MAX_QUANTILES,
+                    config.max_position_embeddings
+                );
+                return fail(&format!("routes.{name}.thinking_quantiles"), message);
+            }
             if let LatentMap::Mlp { inner_size } = route.latent_map {
                 let place = format!("routes.{name}.latent_map.inner_size");
                 // The working memory of a pass has room for this.
@@ -232,7 +290,38 @@ impl ReasoningSpec {
             }
         }
         check("stop".to_owned(), &self.stop)?;
-        check("chunk".to_owned(), self.chunk.as_slice())
+        check("chunk".to_owned(), self.chunk.as_slice())?;
+        check("chunk_ends".to_owned(), &self.chunk_ends)?;
+        if self.chunk.is_some() && !self.chunk_ends.is_empty() {
+            let message = "`chunk` already says where chunks end".to_owned();
+            return fail("chunk_ends", message);
+        }
+        match self.auto_fault() {
+            Some((place, message)) => fail(&format!("auto.{place}"), message),
+            None => Ok(()),
+        }
+    }
+
+    /// The first field of `auto` that makes no sense, and why.
+    fn auto_fault(&self) -> Option<(String, String)> {
+        let auto = self.auto.as_ref()?;
+        let route = |message: String| Some(("route".to_owned(), message));
+        if self.routes.contains_key(AutoSpec::NAME) {
+            return route("a route of its own is called `auto`, too".to_owned());
+        }
+        if auto.route == AutoSpec::NAME {
+            return route("`auto` cannot think along itself".to_owned());
+        }
+        let Some(along) = self.routes.get(&auto.route) else {
+            return route(format!("`{}` is not among the routes", auto.route));
+        };
+        if !along.kind.thinks_in_tokens() || along.close.is_empty() {
+            return route(format!(
+                "`{}` has no thinking in tokens that could be closed",
+                auto.route
+            ));
+        }
+        auto.fault()
     }
 }
 
@@ -266,6 +355,137 @@ mod tests {
             (route.latent_steps, route.latent_map),
             (2, LatentMap::Identity { normed: true })
         );
+    }
+
+    fn gated(threshold: f32) -> ReasoningSpec {
+        let cot = RouteSpec {
+            kind: RouteKind::Cot,
+            close: vec![4],
+            ..RouteSpec::default()
+        };
+        let mut spec = ReasoningSpec::default();
+        spec.routes.insert("cot".to_owned(), cot);
+        spec.auto = Some(AutoSpec {
+            route: "cot".to_owned(),
+            gate: GateKind::Answer,
+            threshold,
+            calibration: Some(Calibration {
+                data_sha256: "0f".repeat(32),
+                n: 10,
+                accuracy: 0.9,
+                tokens: 30.0,
+                max_loss: 0.01,
+                auroc: 0.8,
+                auroc_interval: [0.7, 0.9],
+                points: vec![CalibrationPoint {
+                    threshold,
+                    accuracy: 0.9,
+                    tokens: 20.0,
+                }],
+            }),
+        });
+        spec
+    }
+
+    #[test]
+    fn auto_is_read_and_nonsense_in_it_is_refused_by_field() {
+        let config = ModelConfig::from_json(
+            r#"{"model_type":"qwen3","hidden_size":64,"intermediate_size":96,"num_hidden_layers":2,"num_attention_heads":4,
+            "num_key_value_heads":2,"head_dim":32,"vocab_size":8,"max_position_embeddings":128,"rms_norm_eps":1e-6,
+            "rope_theta":1000000,"tie_word_embeddings":true,"bos_token_id":null,"eos_token_id":[1,2]}"#,
+        )
+        .unwrap();
+        let good = gated(0.5);
+        good.validate(&config).unwrap();
+        assert_eq!(ReasoningSpec::from_json(&good.to_json()).unwrap(), good);
+        assert_eq!(good.route("auto").unwrap().close, [4]);
+        let error = good.route("fast").unwrap_err().to_string();
+        assert!(error.ends_with("knows: cot, direct, auto"), "{error}");
+
+        type Spoil = fn(&mut ReasoningSpec);
+        fn auto(spec: &mut ReasoningSpec) -> &mut AutoSpec {
+            spec.auto.as_mut().unwrap()
+        }
+        fn table(spec: &mut ReasoningSpec) -> &mut Calibration {
+            auto(spec).calibration.as_mut().unwrap()
+        }
+        let cases: [(Spoil, &str); 14] = [
+            (|s| auto(s).threshold = f32::NAN, "auto.threshold: NaN"),
+            (|s| auto(s).threshold = 1.5, "auto.threshold: 1.5 is not"),
+            (
+                |s| {
+                    auto(s).threshold = -0.1;
+                    auto(s).calibration = None;
+                },
+                "auto.threshold: -0.1",
+            ),
+            (|s| auto(s).route = "fast".to_owned(), "auto.route: `fast`"),
+            (
+                |s| auto(s).route = "auto".to_owned(),
+                "auto.route: `auto` cannot think along itself",
+            ),
+            (|s| auto(s).route = "direct".to_owned(), "auto.route"),
+            (
+                |s| {
+                    s.routes.insert("auto".to_owned(), RouteSpec::default());
+                },
+                "auto.route",
+            ),
+            (
+                |s| table(s).data_sha256 = "12".to_owned(),
+                "auto.calibration.data_sha256",
+            ),
+            (
+                |s| table(s).auroc_interval = [0.1, f32::INFINITY],
+                "auto.calibration.auroc_interval: inf",
+            ),
+            (
+                |s| table(s).points[0].tokens = f32::NAN,
+                "auto.calibration.points[0].tokens",
+            ),
+            (
+                |s| table(s).points = vec![table(s).points[0]; 257],
+                "auto.calibration.points: 257",
+            ),
+            (|s| s.chunk_ends = vec![8], "chunk_ends: token 8"),
+            (
+                |s| {
+                    s.chunk = Some(1);
+                    s.chunk_ends = vec![2];
+                },
+                "chunk_ends: `chunk`",
+            ),
+            (
+                |s| {
+                    let cot = s.routes.get_mut("cot").unwrap();
+                    cot.thinking_quantiles = vec![9, 7];
+                },
+                "routes.cot.thinking_quantiles",
+            ),
+        ];
+        for (spoil, place) in cases {
+            let mut spec = gated(0.5);
+            spoil(&mut spec);
+            let error = spec.validate(&config).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Reasoning);
+            let message = error.to_string();
+            assert!(
+                message.starts_with(&format!("reasoning: {place}")),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_the_mean_of_what_was_longer() {
+        let route = RouteSpec {
+            thinking_quantiles: vec![10, 20, 30, 60],
+            ..RouteSpec::default()
+        };
+        assert_eq!(route.expected_rest(0), Some(30));
+        assert_eq!(route.expected_rest(20), Some(25));
+        assert_eq!(route.expected_rest(60), Some(0));
+        assert_eq!(RouteSpec::default().expected_rest(3), None);
     }
 
     #[test]

@@ -76,6 +76,11 @@ impl TokenSequence {
         self.tail.drain(..self.tail.len() - keep).collect()
     }
 
+    /// How many of the last tokens are its beginning.
+    pub(crate) fn held(&self) -> usize {
+        self.tail.len()
+    }
+
     /// Whether the last tokens are the sequence. Never true for an empty one.
     pub(crate) fn complete(&self) -> bool {
         !self.sequence.is_empty() && self.tail.len() == self.sequence.len()

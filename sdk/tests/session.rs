@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use skimstone::kernels::Format;
 use skimstone::{
-    BLOCK_POSITIONS, Batch, ErrorKind, LatentMap, Model, ModelOptions, ModelType, Session,
-    SessionOptions, StepInput, memory,
+    BLOCK_POSITIONS, Batch, ErrorKind, LatentMap, Model, ModelConfig, ModelOptions, ModelType,
+    Session, SessionOptions, StepInput, memory,
 };
 use tiny::{
     CONTEXT, Random, VOCAB, bundle, config, model, model_with, naive_logits, reasoning, weights,
@@ -85,6 +85,38 @@ fn prefill_is_as_many_steps() {
             (1, 70)
         );
     });
+}
+
+/// Long enough that threads share the positions of one token: two key and value heads are too few for three threads.
+#[test]
+fn shared_positions_give_the_same_bits() {
+    let config = ModelConfig {
+        max_position_embeddings: 2300,
+        ..config(ModelType::Qwen2)
+    };
+    let ids = Random::new(17).ids(2200);
+    let run = |threads: usize, whole: usize| {
+        let weights = weights(&config, 1);
+        let bundle = bundle(&config, &weights, Format::F32, reasoning(), None);
+        let options = ModelOptions::default().with_threads(threads);
+        let model = Model::from_bundle(bundle, options.with_context(2300)).unwrap();
+        let counted = memory::estimate(model.bundle(), 2300, 1, None).parts;
+        let before = model.memory_used();
+        let mut session = session(&model);
+        let own = ["keys and values", "scratch"];
+        let parts = counted.iter().filter(|part| own.contains(&part.0));
+        let bytes: u64 = parts.map(|part| part.1).sum();
+        assert_eq!(model.memory_used() - before, bytes);
+        session.prefill(&ids[..whole]).unwrap();
+        for &id in &ids[whole..] {
+            session.step(id).unwrap();
+        }
+        session.logits().unwrap().to_vec()
+    };
+    let want = run(1, ids.len());
+    for threads in [1, 2, 3, 5] {
+        assert_eq!(run(threads, ids.len() - 40), want, "{threads} threads");
+    }
 }
 
 #[test]

@@ -6,7 +6,10 @@
 //! skim inspect qwen3.skim                           what is in it, what memory it will take
 //! skim run qwen3.skim "How long is 7:40 in minutes?" --route cot
 //! skim eval qwen3.skim questions.jsonl.gz           accuracy and cost, question by question
+//! skim calibrate student.skim held-out.jsonl --out new.skim      when may `auto` stop thinking
 //! skim bench qwen3.skim                             tokens per second, bytes of memory
+//! skim plan qwen3.skim --target pixel-8             does it fit, how fast will it be
+//! skim doctor qwen3.skim                            what would go wrong on this machine
 //! ```
 //!
 //! Results go to standard output, everything else to standard error. With `--json` standard output is one JSON object.
@@ -15,17 +18,23 @@
 mod commands;
 mod data;
 mod failure;
+mod machine;
 mod model;
 mod output;
 mod process_memory;
+mod profiles;
+mod roofline;
 mod statistics;
+mod subject;
 mod terminal;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, eval, import, inspect, logits, run, synth};
+use commands::{
+    bench, calibrate, doctor, eval, import, inspect, logits, plan, run, synth, targets,
+};
 
 /// Makes, inspects, runs and measures skimstone bundles.
 #[derive(Parser)]
@@ -41,6 +50,8 @@ enum Command {
     Run(run::Run),
     /// Measure accuracy and cost on a file of questions.
     Eval(eval::Eval),
+    /// Find out from which confidence on a student may stop thinking, and write it into a new bundle.
+    Calibrate(calibrate::Calibrate),
     /// Write the logits after every token to a safetensors file.
     Logits(logits::Logits),
     /// Measure speed and memory.
@@ -51,17 +62,27 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Make a bundle of random weights with a real shape, for benchmarks.
     Synth(synth::Synth),
+    /// Predict whether a model fits a device, and how fast it will be.
+    Plan(plan::Plan),
+    /// Look at this machine, and at a bundle on it, for what would go wrong.
+    Doctor(doctor::Doctor),
+    /// Show the devices that plans can be made for.
+    Targets(targets::Targets),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => args.run(),
         Command::Eval(args) => args.run(),
+        Command::Calibrate(args) => args.run(),
         Command::Logits(args) => args.run(),
         Command::Bench(args) => args.run(),
         Command::Import(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Synth(args) => args.run(),
+        Command::Plan(args) => args.run(),
+        Command::Doctor(args) => args.run(),
+        Command::Targets(args) => args.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,8 +2,10 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use skimstone::kernels::{Format, KvFormat};
+use skimstone::reason::Ask;
 use skimstone::{
     ChatOptions, ChatTemplate, Error, ErrorKind, Message, Model, ModelOptions, OpenOptions, TokenId,
 };
@@ -65,6 +67,26 @@ impl ModelArgs {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// What a question may cost beside its route and its budgets.
+#[derive(clap::Args)]
+pub(crate) struct EffortArgs {
+    /// Answer within so many milliseconds, with the best answer by then; the student answers aside at the end of every chunk.
+    #[arg(long, value_name = "MS")]
+    answer_by: Option<u64>,
+
+    /// Of every finished chunk of thinking keep only the last N tokens in memory.
+    #[arg(long, value_name = "N")]
+    drop_chunks: Option<usize>,
+}
+
+impl EffortArgs {
+    pub(crate) fn apply(&self, mut ask: Ask) -> Ask {
+        ask.answer_by = self.answer_by.map(Duration::from_millis);
+        ask.drop_chunks = self.drop_chunks;
+        ask
     }
 }
 
@@ -133,7 +155,7 @@ pub(crate) fn format(argument: &str) -> Result<Format, String> {
 }
 
 /// Parses the name of a format of keys and values.
-fn kv_format(argument: &str) -> Result<KvFormat, String> {
+pub(crate) fn kv_format(argument: &str) -> Result<KvFormat, String> {
     KvFormat::from_name(argument).ok_or_else(|| known(KvFormat::ALL.map(KvFormat::name)))
 }
 

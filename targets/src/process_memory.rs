@@ -26,7 +26,7 @@ impl ProcessMemory {
 }
 
 /// The value of a line such as `VmHWM:     1234 kB`.
-fn field_bytes(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn field_bytes(text: &str, name: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)

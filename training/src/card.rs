@@ -84,6 +84,7 @@ mod tests {
             mean_head_passes: 80.0,
             p50_ms: 9.5,
             p95_ms: 20.0,
+            ..Score::default()
         };
         let input = Input {
             name: "x".into(),

@@ -108,6 +108,7 @@ fn reasoning(
                     _ => LatentMap::default(),
                 },
                 max_thinking_tokens: route.max_thinking_tokens,
+                ..RouteSpec::default()
             },
         );
     }

@@ -2,12 +2,18 @@
 //!
 //! Per block: the scores of a few query heads at a time, a position per lane, so that a key is read once for the heads that share it and
 //! no sum crosses lanes; the softmax of each head; then the values, a dimension per lane.
+//!
+//! A fixed number of blocks makes a *span*, whose sums are made on their own and then added to those of the spans before it. Where few
+//! heads have much to read, threads share the spans instead of the heads; the sums are the same.
 
-use super::elementwise::exp;
+use std::ops::Range;
+
+use super::elementwise::{exp, exp_all, map2};
 use super::isa::Isa;
 use super::matmul::{F16, F32, FloatFormat};
+use crate::kv::STATE;
 use crate::pool::Band;
-use crate::{AttentionShape, KvSource, MAX_HEAD_DIM, MAX_KV_BLOCK};
+use crate::{AttentionShape, KvFormat, KvSource, MAX_HEAD_DIM, MAX_KV_BLOCK};
 
 /// How keys and values are stored, and whether a scale per position belongs to them.
 pub(crate) trait KvValues: FloatFormat {
@@ -63,87 +69,237 @@ struct Room {
     queries: [Query; MAX_HEAD_DIM],
 }
 
-/// `out[t, h] = softmax(scale · q[t, h] · Kᵀ) · V` over the entries that are visible and not later than the query.
+/// What a band of attention holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Heads of the output, which is one row `[T·H·D]`.
+    Heads,
+    /// Heads of spans of the only token, one row `[S·H·(D + 2)]`: the weighted sum of a span's values, its largest score, and the sum
+    /// of its weights.
+    Spans,
+}
+
+/// `out[t, h] = softmax(scale · q[t, h] · Kᵀ) · V` over the entries that are visible and not later than the query; or the
+/// [`Part::Spans`] from which [`merge`] makes that.
 ///
-/// The band counts in values of `out` seen as one row `[T·H·D]` and starts and ends between heads. Each head is computed
-/// alone, so the result does not depend on the band.
+/// The band starts and ends between heads. Each head is computed alone, and its spans one by one, so the result depends neither on the
+/// band nor on which of the two parts it was.
 ///
 /// Source: online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867, §3; the maximum is updated per block.
 #[inline(always)]
-pub(crate) fn attention<I: Isa, W: KvValues>(
+pub(crate) fn attention<I: Isa>(
     isa: I,
     q: &[f32],
     q_positions: &[u32],
     shape: AttentionShape,
     kv: &dyn KvSource,
+    part: Part,
     out: &mut Band<'_>,
 ) {
-    let AttentionShape {
-        heads,
-        kv_heads,
-        head_dim,
-        ..
-    } = shape;
-    let group = heads / kv_heads;
+    match kv.format() {
+        KvFormat::F32 => heads_of_band::<I, F32>(isa, q, q_positions, shape, kv, part, out),
+        KvFormat::F16 => heads_of_band::<I, F16>(isa, q, q_positions, shape, kv, part, out),
+        KvFormat::Q8 => heads_of_band::<I, Q8>(isa, q, q_positions, shape, kv, part, out),
+    }
+}
+
+#[inline(always)]
+fn heads_of_band<I: Isa, W: KvValues>(
+    isa: I,
+    q: &[f32],
+    q_positions: &[u32],
+    shape: AttentionShape,
+    kv: &dyn KvSource,
+    part: Part,
+    out: &mut Band<'_>,
+) {
+    let (heads, dim) = (shape.heads, shape.head_dim);
+    let group = heads / shape.kv_heads;
+    let spans = shape.spans(kv.blocks());
+    let width = match part {
+        Part::Heads => dim,
+        Part::Spans => dim + STATE,
+    };
     let columns = out.columns();
-    let (mut head, end) = (columns.start / head_dim, columns.end / head_dim);
+    let (mut head, end) = (columns.start / width, columns.end / width);
     let mut out = out.row_mut(0);
     let mut room = Room {
         scores: [[0.0; MAX_KV_BLOCK]; GROUP],
         queries: [[0.0; GROUP]; MAX_HEAD_DIM],
     };
+    // The first span of a head of the output is summed up where it is to stay.
+    let mut sums = (part == Part::Spans || spans > 1).then_some([0.0; GROUP * MAX_HEAD_DIM]);
     while head < end {
-        let (t, h) = (head / heads, head % heads);
+        let (row, h) = (head / heads, head % heads);
         let n = (end - head).min(group - h % group).min(GROUP);
-        let (now, later) = out.split_at_mut(n * head_dim);
-        let q = &q[head * head_dim..][..n * head_dim];
-        heads_of_group::<I, W>(isa, q, q_positions[t], h / group, shape, kv, &mut room, now);
+        let (now, later) = out.split_at_mut(n * width);
+        let (t, own) = match part {
+            Part::Heads => (row, 0..spans),
+            Part::Spans => (0, row..row + 1),
+        };
+        let q = &q[(t * heads + h) * dim..][..n * dim];
+        for (h, q) in q.chunks_exact(dim).enumerate() {
+            for (query, q) in room.queries.iter_mut().zip(q) {
+                query[h] = q * shape.scale;
+            }
+        }
+        let mut states = [Softmax::NONE; GROUP];
+        for span in own {
+            let blocks = shape.span(span, kv.blocks());
+            let target = match &mut sums {
+                Some(sums) if part == Part::Spans || span > 0 => &mut sums[..n * dim],
+                _ => &mut *now,
+            };
+            let (position, g, room) = (q_positions[t], h / group, &mut room);
+            let of = span_of_heads::<I, W>(isa, position, g, shape, kv, blocks, room, target);
+            let Some(sums) = sums.as_ref().filter(|_| part == Part::Spans || span > 0) else {
+                states = of;
+                continue;
+            };
+            match part {
+                Part::Heads => fold(isa, [dim, dim], now, &mut states, sums, of),
+                Part::Spans => {
+                    let heads = now.chunks_exact_mut(width).zip(sums.chunks_exact(dim));
+                    for ((now, sums), of) in heads.zip(of) {
+                        now[..dim].copy_from_slice(sums);
+                        now[dim..].copy_from_slice(&[of.max, of.total]);
+                    }
+                }
+            }
+        }
+        if part == Part::Heads {
+            for (now, state) in now.chunks_exact_mut(dim).zip(states) {
+                finish(now, state);
+            }
+        }
         out = later;
         head += n;
     }
 }
 
-/// Up to [`GROUP`] query heads of one token that share key and value head `g`.
+/// The output `[H·D]` of the only token from its [`Part::Spans`]: the same operations in the same order as where one thread goes from span
+/// to span.
 #[inline(always)]
-fn heads_of_group<I: Isa, W: KvValues>(
+pub(crate) fn merge<I: Isa>(isa: I, shape: AttentionShape, spans: &[f32], out: &mut [f32]) {
+    let (dim, width) = (shape.head_dim, shape.head_dim + STATE);
+    for (i, out) in out.chunks_mut(GROUP * dim).enumerate() {
+        let mut states = [Softmax::NONE; GROUP];
+        for (span, heads) in spans.chunks_exact(shape.heads * width).enumerate() {
+            let heads = &heads[i * GROUP * width..];
+            let mut of = [Softmax::NONE; GROUP];
+            for (of, head) in of.iter_mut().zip(heads.chunks_exact(width)) {
+                (of.max, of.total) = (head[dim], head[dim + 1]);
+            }
+            if span == 0 {
+                for (out, head) in out.chunks_exact_mut(dim).zip(heads.chunks_exact(width)) {
+                    out.copy_from_slice(&head[..dim]);
+                }
+                states = of;
+            } else {
+                fold(isa, [dim, width], out, &mut states, heads, of);
+            }
+        }
+        for (out, state) in out.chunks_exact_mut(dim).zip(states) {
+            finish(out, state);
+        }
+    }
+}
+
+/// Adds the sums of one more span, one head every `width` values, to those before it in `out`, one head every `dim`.
+#[inline(always)]
+fn fold<I: Isa>(
     isa: I,
-    q: &[f32],
+    [dim, width]: [usize; 2],
+    out: &mut [f32],
+    states: &mut [Softmax; GROUP],
+    sums: &[f32],
+    of: [Softmax; GROUP],
+) {
+    // The exponents of all heads at once.
+    let [mut before, mut now] = [[0.0; GROUP]; 2];
+    for (h, (state, of)) in states.iter_mut().zip(of).enumerate() {
+        let max = if of.max > state.max {
+            of.max
+        } else {
+            state.max
+        };
+        (before[h], now[h]) = (state.max - max, of.max - max);
+        state.max = max;
+    }
+    exp_all(isa, &mut before);
+    exp_all(isa, &mut now);
+    let heads = out.chunks_exact_mut(dim).zip(sums.chunks_exact(width));
+    for (h, (out, sums)) in heads.enumerate() {
+        let (state, of) = (&mut states[h], of[h]);
+        if of.max == f32::NEG_INFINITY {
+            // Nothing was seen, or what was seen is not a number, which the total tells.
+            state.total += of.total;
+            continue;
+        }
+        let (before, now) = (before[h], now[h]);
+        state.total = state.total * before + of.total * now;
+        let (before, now) = (isa.splat(before), isa.splat(now));
+        map2(
+            isa,
+            out,
+            &sums[..dim],
+            #[inline(always)]
+            |out, sum| isa.fma(sum, now, isa.mul(out, before)),
+        );
+    }
+}
+
+/// Divides by the sum of the weights. A query that sees nothing attends to nothing.
+#[inline(always)]
+fn finish(out: &mut [f32], state: Softmax) {
+    let factor = if state.total == 0.0 {
+        0.0
+    } else {
+        1.0 / state.total
+    };
+    for out in out {
+        *out *= factor;
+    }
+}
+
+/// Sums up `blocks` for up to [`GROUP`] query heads of one token that share key and value head `g`. Their queries are in `room`; the
+/// weighted values go to `out` `[heads, D]`, what they are relative to is returned.
+#[inline(always)]
+fn span_of_heads<I: Isa, W: KvValues>(
+    isa: I,
     q_position: u32,
     g: usize,
     shape: AttentionShape,
     kv: &dyn KvSource,
+    blocks: Range<usize>,
     room: &mut Room,
     out: &mut [f32],
-) {
-    let (dim, heads) = (shape.head_dim, q.len() / shape.head_dim);
-    let mut states = [Softmax {
-        max: f32::NEG_INFINITY,
-        total: 0.0,
-    }; GROUP];
+) -> [Softmax; GROUP] {
+    let (dim, heads) = (shape.head_dim, out.len() / shape.head_dim);
+    let mut states = [Softmax::NONE; GROUP];
     let Room { scores, queries } = room;
-    let queries = &mut queries[..dim];
-    for (h, q) in q.chunks_exact(dim).enumerate() {
-        for (query, q) in queries.iter_mut().zip(q) {
-            query[h] = q * shape.scale;
-        }
-    }
+    let queries = &queries[..dim];
     out.fill(0.0);
-    for b in 0..kv.blocks() {
+    for b in blocks {
         let block = kv.block(b);
         // What comes next is asked for while this is computed; the hardware cannot know where it is.
         let next = kv.block((b + 1).min(kv.blocks() - 1));
         // The entries seen, in order. Entries that are not seen leave no trace in the sums, so that a later entry in the
         // same block (a prompt is stored before it is read) changes nothing.
-        let mut seen = [0u8; MAX_KV_BLOCK];
+        let positions = &block.positions[..block.len];
+        let mut some = [0u8; MAX_KV_BLOCK];
         let mut n = 0;
-        for (j, position) in block.positions[..block.len].iter().enumerate() {
-            seen[n] = j as u8;
-            n += usize::from(block.visible >> j & 1 == 1 && *position <= q_position);
+        if block.visible.trailing_ones() as usize >= block.len && latest(positions) <= q_position {
+            some = ALL_SEEN;
+            n = block.len;
+        } else {
+            for (j, position) in positions.iter().enumerate() {
+                some[n] = j as u8;
+                n += usize::from(block.visible >> j & 1 == 1 && *position <= q_position);
+            }
         }
-        if n == 0 {
-            continue;
-        }
-        let seen = &seen[..n];
+        let seen = &some[..n];
+        let Some(last) = seen.last() else { continue };
         let (codes, bytes) = (
             block.stride * dim * W::BYTES,
             kv.format().head_bytes(block.stride, dim),
@@ -159,7 +315,7 @@ fn heads_of_group<I: Isa, W: KvValues>(
         let place = Place {
             stride: block.stride,
             dim,
-            end: usize::from(seen[n - 1]) + 1,
+            end: usize::from(*last) + 1,
         };
         let (mut corrections, mut first) = ([0.0; GROUP], 0);
         while first < heads {
@@ -191,17 +347,32 @@ fn heads_of_group<I: Isa, W: KvValues>(
             };
         }
     }
-    for (out, state) in out.chunks_exact_mut(dim).zip(&states) {
-        // A query that sees nothing attends to nothing.
-        let factor = if state.total == 0.0 {
-            0.0
-        } else {
-            1.0 / state.total
-        };
-        for out in out {
-            *out *= factor;
-        }
+    states
+}
+
+/// The entries of a block all of which are seen.
+static ALL_SEEN: [u8; MAX_KV_BLOCK] = {
+    let mut all = [0; MAX_KV_BLOCK];
+    let mut j = 0;
+    while j < MAX_KV_BLOCK {
+        all[j] = j as u8;
+        j += 1;
     }
+    all
+};
+
+/// The latest position, 0 if there is none.
+#[inline(always)]
+fn latest(positions: &[u32]) -> u32 {
+    let mut latest = 0;
+    for position in positions {
+        latest = if *position > latest {
+            *position
+        } else {
+            latest
+        };
+    }
+    latest
 }
 
 /// How many heads share the registers when `left` are left: a key that is loaded once serves them all. A tile may be larger than what is
@@ -225,6 +396,14 @@ struct Place {
 struct Softmax {
     max: f32,
     total: f32,
+}
+
+impl Softmax {
+    /// Of no scores.
+    const NONE: Self = Self {
+        max: f32::NEG_INFINITY,
+        total: 0.0,
+    };
 }
 
 /// The scores of heads `first..first + H` at all positions before `place.end`. Returns `H`.

@@ -37,6 +37,18 @@ pub(crate) fn exp<I: Isa>(isa: I, x: I::F32) -> I::F32 {
     )
 }
 
+/// `x = e^x`
+#[inline(always)]
+pub(crate) fn exp_all<I: Isa>(isa: I, x: &mut [f32]) {
+    let (chunks, rest) = I::chunks_mut(x);
+    for x in chunks {
+        isa.store(exp(isa, isa.load(x)), x);
+    }
+    if !rest.is_empty() {
+        isa.store_partial(exp(isa, isa.load_partial(rest)), rest);
+    }
+}
+
 /// `126.5 ln 2` under zero, a little inside: there `n` is -126 and [`Isa::pow2`] still normal.
 pub(crate) const EXP_MIN: f32 = -87.33;
 
@@ -124,7 +136,7 @@ pub(crate) fn silu_mul<I: Isa>(isa: I, gate: &mut [f32], up: &[f32]) {
 
 /// `x = f(x, y)`, the same for a rest as for whole vectors.
 #[inline(always)]
-fn map2<I: Isa>(isa: I, x: &mut [f32], y: &[f32], f: impl Fn(I::F32, I::F32) -> I::F32) {
+pub(crate) fn map2<I: Isa>(isa: I, x: &mut [f32], y: &[f32], f: impl Fn(I::F32, I::F32) -> I::F32) {
     let (x, x_rest) = I::chunks_mut(x);
     let (y, y_rest) = I::chunks(y);
     for (x, y) in x.iter_mut().zip(y) {

@@ -8,15 +8,20 @@ mod matmul;
 mod matmul_int8;
 mod table;
 
+pub(crate) use attention::Part;
 pub use linear::RmsNorm;
 pub use table::{Table, tables};
 
+use crate::kv::STATE;
 use crate::pool::{Columns, Pool};
 use crate::{AttentionShape, KernelError, KvSource, MAX_HEAD_DIM, MAX_KV_BLOCK, Result};
 
 /// What one value of a norm costs in multiply-adds, for its memory traffic. A guess that only has to be right within a factor of two,
 /// for it decides when to share work.
 const NORM_COST: usize = 2;
+
+/// So many times as many shares of attention as threads keep all threads busy, whether or not they divide evenly.
+const SHARES: usize = 4;
 
 /// The CPU as a place to compute: a kernel table and a pool of worker threads.
 ///
@@ -150,6 +155,9 @@ impl Cpu {
     /// Shapes: `q` and `out` are `[T, H, D]`, `q_positions` is `[T]`. Query head `h` reads key and value head
     /// `h / (H / G)`. A query that sees nothing gives zeros.
     ///
+    /// `room` is working memory of at least [`AttentionShape::room`] floats, or empty: then threads share heads alone, not the spans of
+    /// the positions, which takes longer where one token has more to read than heads to share. The result is the same.
+    ///
     /// # Errors
     /// [`KernelError::Shape`], [`KernelError::Multiple`] or [`KernelError::Limit`] if a size disagrees.
     pub fn attention(
@@ -158,6 +166,7 @@ impl Cpu {
         q_positions: &[u32],
         shape: AttentionShape,
         kv: &dyn KvSource,
+        room: &mut [f32],
         out: &mut [f32],
     ) -> Result<()> {
         const OP: &str = "attention";
@@ -224,19 +233,33 @@ impl Cpu {
                 check(OP, "positions", block.len, block.positions.len())?;
             }
         }
-        let (width, work) = (out.len(), out.len().saturating_mul(2 * entries));
+        let floats = shape.room(kv.blocks());
+        if !room.is_empty() && room.len() < floats {
+            check(OP, "room", floats, room.len())?;
+        }
+        let work = out.len().saturating_mul(2 * entries);
         // Heads that share keys stay together, so that a key is read once for all of them, as long as there is a share for every thread.
+        let group = heads / kv_heads;
         let shares = q_positions.len().saturating_mul(kv_heads);
-        let step = if shares >= self.threads() {
-            head_dim * (heads / kv_heads)
-        } else {
-            head_dim
+        // Few shares that the threads cannot share evenly: one token's spans are shared, too.
+        let are_uneven = shares < SHARES * self.threads() && !shares.is_multiple_of(self.threads());
+        let by_span = q_positions.len() == 1 && are_uneven && shape.spans(kv.blocks()) > 1;
+        let (part, band, width) = match (self.table.merge, room.get_mut(..floats)) {
+            (Some(_), Some(room)) if by_span => (Part::Spans, room, head_dim + STATE),
+            _ => (Part::Heads, &mut *out, head_dim),
         };
-        let attention = self.table.attention(kv.format());
+        let step = match band.len() / (width * group) >= self.threads() {
+            true => width * group,
+            false => width,
+        };
+        let columns = band.len();
         self.pool
-            .split(Columns::new(out, width, step), work, |mut band| {
-                attention(q, q_positions, shape, kv, &mut band);
+            .split(Columns::new(band, columns, step), work, |mut band| {
+                (self.table.attention)(q, q_positions, shape, kv, part, &mut band);
             });
+        if let (Part::Spans, Some(merge)) = (part, self.table.merge) {
+            merge(shape, &room[..floats], out);
+        }
         Ok(())
     }
 

@@ -1,11 +1,10 @@
 //! The table of kernels, and how one is chosen.
 
+use super::attention::Part;
 use super::isa;
 use crate::activations::Quantize;
 use crate::pool::Band;
-use crate::{
-    Activations, AttentionShape, Format, KernelError, KvFormat, KvSource, Matrix, Result, scalar,
-};
+use crate::{Activations, AttentionShape, Format, KernelError, KvSource, Matrix, Result, scalar};
 
 /// The environment variable that forces a table by name.
 const VARIABLE: &str = "SKIMSTONE_KERNELS";
@@ -20,9 +19,9 @@ pub struct Table {
     pub(crate) matmul_q8: Matmul,
     pub(crate) matmul_q4: Matmul,
     pub(crate) quantize: Quantize,
-    pub(crate) attention_f32: Attention,
-    pub(crate) attention_f16: Attention,
-    pub(crate) attention_q8: Attention,
+    pub(crate) attention: Attention,
+    /// `None` where attention makes no [`Part::Spans`].
+    pub(crate) merge: Option<Merge>,
     pub(crate) rms_norm: fn(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]),
     pub(crate) rms_norm_in_place: fn(x: &mut [f32], weight: &[f32], eps: f32),
     pub(crate) add: fn(x: &mut [f32], y: &[f32]),
@@ -35,14 +34,18 @@ pub struct Table {
 /// Computes the band's columns of `y [T, rows]`.
 pub(crate) type Matmul = fn(w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>);
 
-/// Computes the band's heads of `out [1, T·H·D]`.
+/// Computes the band's heads of a [`Part`].
 pub(crate) type Attention = fn(
     q: &[f32],
     q_positions: &[u32],
     shape: AttentionShape,
     kv: &dyn KvSource,
+    part: Part,
     out: &mut Band<'_>,
 );
+
+/// Makes `out [H·D]` from [`Part::Spans`].
+pub(crate) type Merge = fn(shape: AttentionShape, spans: &[f32], out: &mut [f32]);
 
 impl Table {
     /// The table's name, such as `x86_64-avx2`.
@@ -57,15 +60,6 @@ impl Table {
             Format::F16 => self.matmul_f16,
             Format::Q8 => self.matmul_q8,
             Format::Q4 => self.matmul_q4,
-        }
-    }
-
-    /// Attention over keys and values of a format.
-    pub(crate) fn attention(&self, format: KvFormat) -> Attention {
-        match format {
-            KvFormat::F32 => self.attention_f32,
-            KvFormat::F16 => self.attention_f16,
-            KvFormat::Q8 => self.attention_q8,
         }
     }
 

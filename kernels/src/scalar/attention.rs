@@ -2,6 +2,7 @@
 
 use half::f16;
 
+use crate::cpu::Part;
 use crate::pool::Band;
 use crate::{AttentionShape, KvFormat, KvSource};
 
@@ -9,12 +10,13 @@ use crate::{AttentionShape, KvFormat, KvSource};
 type Visit<'a> = dyn FnMut(f64, &dyn Fn(usize) -> f32) + 'a;
 
 /// `out[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j]) · v[j]` over the entries `j` that are visible and not later than
-/// the query. The band counts in values of `out` seen as one row `[T·H·D]` and starts and ends between heads.
+/// the query. The band counts in values of `out` seen as one row `[T·H·D]` and starts and ends between heads: always [`Part::Heads`].
 pub(crate) fn attention(
     q: &[f32],
     q_positions: &[u32],
     shape: AttentionShape,
     kv: &dyn KvSource,
+    _: Part,
     out: &mut Band<'_>,
 ) {
     let AttentionShape {

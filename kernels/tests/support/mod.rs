@@ -8,6 +8,13 @@ use skimstone_kernels::{
 /// Half an ulp of 1: the relative error of one rounding.
 pub(crate) const U: f32 = f32::EPSILON / 2.0;
 
+/// Roundings on the way of one product through the longest chain: `n` terms over at least 4 lanes, each at most two
+/// roundings (the generic table has no fused multiply-add), then the lanes; the scale product and the conversion of the
+/// int8 path add some.
+pub(crate) fn roundings(n: usize) -> f32 {
+    2.0 * (n / 4) as f32 + 12.0
+}
+
 /// A small seeded generator (SplitMix64), so that a failure can be repeated.
 pub(crate) struct Rng(pub u64);
 

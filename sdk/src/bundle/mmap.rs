@@ -1,25 +1,33 @@
-//! Read-only memory that starts on a page: a mapped file, or a copy of bytes. The only `unsafe` of the crate.
+//! Read-only memory that starts where weights may be read in place: a mapped file, a copy of bytes, or bytes of the caller.
+//! The only `unsafe` of the crate.
 
 #![allow(unsafe_code, reason = "mapping a file and reading its floats in place")]
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
-use memmap2::{Mmap, MmapMut};
+use memmap2::{Mmap, MmapMut, MmapOptions};
+
+use super::format::ALIGNMENT;
+
+/// Bytes that the caller keeps in place, and what gives them back when it is dropped.
+pub(super) type SharedBytes = Box<dyn AsRef<[u8]> + Send + Sync>;
 
 #[cfg(target_endian = "big")]
 compile_error!(
     "bundles are little-endian and read in place; a big-endian target would need a decoding copy"
 );
 
-/// Immutable bytes whose first byte lies on a page boundary.
-#[derive(Debug)]
-pub(crate) struct Storage {
-    map: Mmap,
-    /// Whether the pages are memory of this process instead of the file's.
-    is_copy: bool,
+/// Immutable bytes whose first byte lies at a multiple of [`ALIGNMENT`].
+pub(crate) enum Storage {
+    /// Pages of a file.
+    File(Mmap),
+    /// Pages of this process.
+    Copy(Mmap),
+    /// Memory of the caller.
+    Shared(SharedBytes),
 }
 
 impl Storage {
@@ -28,21 +36,45 @@ impl Storage {
     /// While it is mapped the file must not be changed in place; replacing it by a rename, as every writer of this crate does,
     /// is fine: the map keeps the old file.
     pub(crate) fn open(path: &Path) -> io::Result<Storage> {
-        let file = File::open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
+        Storage::open_file(&File::open(path)?, None)
+    }
+
+    /// Maps `range` of `file`, or all of it; the same holds for changing it. The map outlives the file handle.
+    pub(super) fn open_file(file: &File, range: Option<Range<u64>>) -> io::Result<Storage> {
+        let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(invalid("not a file".to_owned()));
         }
+        let size = metadata.len();
+        let range = range.unwrap_or(0..size);
+        // A map beyond the end of the file would fault when it is read.
+        if range.start > range.end || range.end > size {
+            let (start, end) = (range.start, range.end);
+            return Err(invalid(format!(
+                "bytes {start} to {end} of a file of {size} bytes"
+            )));
+        }
+        if !range.start.is_multiple_of(ALIGNMENT as u64) {
+            return Err(invalid(format!(
+                "begins at byte {} of the file, not a multiple of {ALIGNMENT}; align it in the archive or read it into memory",
+                range.start
+            )));
+        }
+        let len = usize::try_from(range.end - range.start).map_err(|_| {
+            invalid(format!(
+                "{} bytes cannot be mapped",
+                range.end - range.start
+            ))
+        })?;
         // SAFETY: the map is private to this value and only ever read. Rust cannot rule out that another process writes to or
         // truncates the file; like every program that maps its model, we require (see above, and `Bundle::open`) that nobody
         // does. No reference into the map outlives it: `deref` ties them to `self`.
-        let map = unsafe { Mmap::map(&file)? };
+        let map = unsafe { MmapOptions::new().offset(range.start).len(len).map(file)? };
         // A few file systems have huge pages for files; the others refuse, which changes nothing.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
-        Ok(Storage {
-            map,
-            is_copy: false,
-        })
+        Ok(Storage::File(map))
     }
 
     /// Copies `bytes` to page-aligned memory, in huge pages where the system has them.
@@ -51,14 +83,34 @@ impl Storage {
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
         map.copy_from_slice(bytes);
-        Ok(Storage {
-            map: map.make_read_only()?,
-            is_copy: true,
-        })
+        Ok(Storage::Copy(map.make_read_only()?))
+    }
+
+    /// Takes `bytes` as they are; they must begin at a multiple of [`ALIGNMENT`].
+    pub(super) fn shared(bytes: SharedBytes) -> io::Result<Storage> {
+        let misplaced = (*bytes).as_ref().as_ptr().addr() % ALIGNMENT;
+        if misplaced != 0 {
+            let message = format!(
+                "the bytes begin {misplaced} bytes after a multiple of {ALIGNMENT}; align them or have them copied"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        Ok(Storage::Shared(bytes))
     }
 
     pub(crate) fn is_copy(&self) -> bool {
-        self.is_copy
+        matches!(self, Storage::Copy(_))
+    }
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = match self {
+            Storage::File(_) => "File",
+            Storage::Copy(_) => "Copy",
+            Storage::Shared(_) => "Shared",
+        };
+        f.debug_tuple(name).field(&self.len()).finish()
     }
 }
 
@@ -66,7 +118,10 @@ impl Deref for Storage {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.map
+        match self {
+            Storage::File(map) | Storage::Copy(map) => map,
+            Storage::Shared(bytes) => (**bytes).as_ref(),
+        }
     }
 }
 
@@ -89,6 +144,28 @@ mod tests {
         assert_eq!(&storage[..], &bytes);
         assert!(storage.as_ptr().addr().is_multiple_of(64));
         assert_eq!(Storage::copy(&[]).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_range_of_a_file_is_mapped_or_refused_with_both_numbers() {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &[7; 300]).unwrap();
+        let storage = Storage::open_file(&file, Some(64..300)).unwrap();
+        assert_eq!((storage.len(), storage[235]), (236, 7));
+        struct Case(Range<u64>, &'static str);
+        let cases = [
+            Case(64..301, "bytes 64 to 301 of a file of 300 bytes"),
+            Case(
+                63..200,
+                "begins at byte 63 of the file, not a multiple of 64",
+            ),
+            #[expect(clippy::reversed_empty_ranges, reason = "refused, too")]
+            Case(128..64, "bytes 128 to 64"),
+        ];
+        for Case(range, want) in cases {
+            let error = Storage::open_file(&file, Some(range)).unwrap_err();
+            assert!(error.to_string().contains(want), "{error}");
+        }
     }
 
     #[test]

@@ -10,12 +10,14 @@ mod format;
 mod header;
 mod mmap;
 mod pending;
+mod rewrite;
 #[cfg(test)]
 mod tests;
 mod verify;
 mod writer;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
@@ -134,9 +136,33 @@ impl OpenOptions {
     /// # Errors
     /// As [`Bundle::from_bytes`].
     pub fn open_bytes(&self, bytes: impl AsRef<[u8]>) -> Result<Bundle> {
-        let storage = mmap::Storage::copy(bytes.as_ref())
-            .map_err(|error| Error::new(ErrorKind::Io, error.to_string()).with_source(error))?;
+        let storage = mmap::Storage::copy(bytes.as_ref()).map_err(unreadable)?;
         self.load(storage)
+    }
+
+    /// Opens a bundle that is a part of `file`: an asset in an archive, for instance. `range` counts bytes from the start of the
+    /// file and begins at a multiple of 64, without compression; `None` is the whole file. The file may be closed afterwards, but
+    /// not be changed in place.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn open_file(&self, file: &File, range: Option<Range<u64>>) -> Result<Bundle> {
+        let storage = mmap::Storage::open_file(file, range)
+            .and_then(|file| match self.copy {
+                true => mmap::Storage::copy(&file),
+                false => Ok(file),
+            })
+            .map_err(unreadable)?;
+        self.load(storage)
+    }
+
+    /// Reads a bundle from memory that stays where it is, without a copy; it is dropped with the bundle. It must begin at a
+    /// multiple of 64, must always be the same bytes, and is not counted as memory of the model.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn open_shared(&self, bytes: Box<dyn AsRef<[u8]> + Send + Sync>) -> Result<Bundle> {
+        self.load(mmap::Storage::shared(bytes).map_err(unreadable)?)
     }
 
     fn load(&self, storage: mmap::Storage) -> Result<Bundle> {
@@ -310,6 +336,17 @@ impl Bundle {
         self.storage.len()
     }
 
+    /// A number that differs where configuration or weights differ: the checksum of the header, which has those of all tensors, and
+    /// the size of the file.
+    pub fn fingerprint(&self) -> u64 {
+        let length = self.storage.first_chunk().copied().map(u64::from_le_bytes);
+        let end = length.and_then(|n| usize::try_from(n).ok()?.checked_add(size_of::<u64>()));
+        let header = end.and_then(|end| self.storage.get(..end));
+        // Opening compared the same bytes with their checksum, so they are there.
+        let crc = header.and_then(format::header_crc).unwrap_or_default();
+        u64::from(crc) << 32 | (self.file_bytes() as u64 & u64::from(u32::MAX))
+    }
+
     /// Size of all tensors in a weight format: what a forward pass reads, apart from the embedding rows it skips.
     pub fn weight_bytes(&self) -> usize {
         self.tensors
@@ -327,6 +364,10 @@ impl Bundle {
             _ => Ok(()),
         }
     }
+}
+
+fn unreadable(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, error.to_string()).with_source(error)
 }
 
 /// Checks that the file is a bundle of a known version whose header is as it was written.

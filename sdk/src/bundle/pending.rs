@@ -17,7 +17,11 @@ pub struct PendingFile {
 }
 
 impl PendingFile {
-    pub(super) fn create(target: &Path) -> Result<PendingFile> {
+    /// A file that will be called `target`. Until then it stands beside it under another name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if it cannot be created; [`ErrorKind::Argument`] if `target` names no file.
+    pub fn create(target: &Path) -> Result<PendingFile> {
         // Unique among the writers of this process; the process id keeps processes apart.
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let name = target.file_name().ok_or_else(|| {
@@ -40,7 +44,11 @@ impl PendingFile {
         })
     }
 
-    pub(super) fn persist(mut self) -> Result<()> {
+    /// Writes everything to storage and gives the file its name, in place of what had it before.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]; what had the name before stays then.
+    pub fn persist(mut self) -> Result<()> {
         let rename = |file: BufWriter<File>| {
             file.into_inner()
                 .map_err(io::IntoInnerError::into_error)?

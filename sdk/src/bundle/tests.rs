@@ -241,3 +241,36 @@ fn a_file_appears_whole_or_not_at_all() {
     assert_eq!(bundle.file_bytes() as u64, path.metadata().unwrap().len());
     assert_eq!(bundle.weights().norm(), [0.25; 24]);
 }
+
+#[test]
+fn a_rewritten_bundle_differs_in_its_reasoning_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new.skim");
+    for format in Format::ALL {
+        let old = Bundle::from_bytes(write(&config(ModelType::Llama), format)).unwrap();
+        let mut reasoning = old.reasoning().clone();
+        reasoning.answer_reserve = 9;
+        old.rewrite(&path, reasoning.clone()).unwrap();
+        let new = Bundle::open(&path).unwrap();
+        assert_eq!(new.reasoning(), &reasoning);
+        assert_eq!(
+            (new.config(), new.provenance()),
+            (old.config(), old.provenance())
+        );
+        assert_eq!(new.chat_template(), old.chat_template());
+        assert_eq!(new.tensors().count(), old.tensors().count());
+        for tensor in old.tensors() {
+            assert_eq!(
+                new.data(tensor.name()),
+                old.data(tensor.name()),
+                "{}",
+                tensor.name()
+            );
+        }
+        // What does not fit the model leaves what stood there.
+        reasoning.answer_reserve = 64;
+        let error = old.rewrite(&path, reasoning).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Reasoning);
+        assert_eq!(Bundle::open(&path).unwrap().reasoning().answer_reserve, 9);
+    }
+}

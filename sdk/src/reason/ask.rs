@@ -1,6 +1,8 @@
 //! What a question may ask for.
 
-use super::budget::Budget;
+use std::time::Duration;
+
+use super::budget::{Budget, Clock};
 use crate::sampler::SamplerOptions;
 use crate::spec::RouteSpec;
 
@@ -13,6 +15,11 @@ pub struct EngineOptions {
     /// Keep what consecutive prompts have in common in the KV cache instead of reading it again. Answers are the same; the costs
     /// of the later one are lower, so leave it off to compare costs.
     pub reuse_prefix: bool,
+    /// Entries of the KV cache to reserve; `None`: one per position of the context. For questions that
+    /// [drop chunks](Ask::drop_chunks): the memory is bounded by this, while the thinking may be as long as the context.
+    pub kv_entries: Option<usize>,
+    /// Where the time is read.
+    pub clock: Clock,
 }
 
 impl EngineOptions {
@@ -27,6 +34,20 @@ impl EngineOptions {
     #[must_use]
     pub fn with_reuse_prefix(mut self, reuse_prefix: bool) -> Self {
         self.reuse_prefix = reuse_prefix;
+        self
+    }
+
+    /// Sets the number of KV cache entries to reserve.
+    #[must_use]
+    pub fn with_kv_entries(mut self, kv_entries: usize) -> Self {
+        self.kv_entries = Some(kv_entries);
+        self
+    }
+
+    /// Sets where the time is read.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
         self
     }
 }
@@ -49,6 +70,15 @@ pub struct Ask {
     pub sampler: SamplerOptions,
     /// Strings that end the answer.
     pub stop_strings: Vec<String>,
+    /// An answer is wanted by then, the best that there is: see [`Ask::with_answer_by`].
+    pub answer_by: Option<Duration>,
+    /// Most tokens of the answer that a probe decodes; `None`: the specification's `answer_reserve`, 16 where it reserves
+    /// nothing. What is longer goes on only once
+    /// it is the answer.
+    pub max_probe_tokens: Option<usize>,
+    /// Of every finished chunk keep only the keys and values of the last so many tokens, its separator counted; `None`: keep all.
+    /// The KV cache then never holds more entries than prompt + this × finished chunks + the longest chunk + close + answer.
+    pub drop_chunks: Option<usize>,
 }
 
 impl Ask {
@@ -104,6 +134,32 @@ impl Ask {
     #[must_use]
     pub fn with_stop_strings(mut self, stop_strings: Vec<String>) -> Self {
         self.stop_strings = stop_strings;
+        self
+    }
+
+    /// Wants an answer by `time` after the question, the best that there is.
+    ///
+    /// Before the thinking and at the end of every chunk the student answers on the side, and the latest of these answers is
+    /// kept. When time is up it is the answer, in one piece, at most one step later; whole, unless it is longer than the
+    /// specification's `answer_reserve`. The prompt must be read and the first answer decoded first, however long that takes.
+    /// An answer is shown only when it is certain that it stays. Costs a probe per chunk.
+    #[must_use]
+    pub fn with_answer_by(mut self, time: Duration) -> Self {
+        self.answer_by = Some(time);
+        self
+    }
+
+    /// Sets the most tokens of the answer that a probe decodes.
+    #[must_use]
+    pub fn with_max_probe_tokens(mut self, tokens: usize) -> Self {
+        self.max_probe_tokens = Some(tokens);
+        self
+    }
+
+    /// Drops the keys and values of finished chunks but for their last `keep` tokens.
+    #[must_use]
+    pub fn with_drop_chunks(mut self, keep: usize) -> Self {
+        self.drop_chunks = Some(keep);
         self
     }
 }

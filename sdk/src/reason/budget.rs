@@ -4,7 +4,11 @@
 //! enough is kept for the answer: the route's close tokens and the specification's `answer_reserve`. Thinking goes on only
 //! while one more thinking step *and* that reserve fit; then the engine forces the close, and the answer follows. If a budget is
 //! smaller than close and reserve together, the reserve shrinks, down to one token; below that the engine refuses to start.
+//!
+//! A probe spends of the same budgets: it is made only if close and reserve fit after it, too.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -15,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Budget {
-    /// Generated tokens: thinking, close and answer with its stop token. Never exceeded.
+    /// Generated tokens: thinking, close and answer with its stop token, and what probes generate. Never exceeded.
     pub tokens: Option<usize>,
     /// Time from [`Engine::ask`](crate::reason::Engine::ask). The prompt must be read and at least one token answered, however
     /// long that takes; apart from that the deadline is kept within about one step.
@@ -67,6 +71,39 @@ pub enum Limit {
     Context,
     /// The route's own `max_thinking_tokens`.
     Route,
+    /// The cap on memory, for a probe.
+    Memory,
+}
+
+/// Where an engine reads the time: the system's clock, or another that a test or a replay turns by hand.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Instant + Send + Sync>);
+
+impl Clock {
+    /// A clock that shows what `now` returns.
+    pub fn new(now: impl Fn() -> Instant + Send + Sync + 'static) -> Clock {
+        Clock(Arc::new(now))
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        (self.0)()
+    }
+
+    pub(crate) fn since(&self, start: Instant) -> Duration {
+        self.now().saturating_duration_since(start)
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Clock::new(Instant::now)
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
 }
 
 /// What was spent since the prompt was read, with what is sampled or forced but not fed yet.
@@ -74,8 +111,11 @@ pub enum Limit {
 pub(crate) struct Spent {
     pub(crate) generated: usize,
     pub(crate) thinking: usize,
-    pub(crate) positions: usize,
+    /// Positions that are left for what is not sampled yet; negative if what is sampled cannot be fed any more.
+    pub(crate) left: isize,
     pub(crate) layer_passes: usize,
+    /// An answer lies ready, so that no time needs to be kept for one.
+    pub(crate) answer_ready: bool,
 }
 
 /// A step of this kind: does it make a token?
@@ -100,6 +140,7 @@ pub(crate) struct Account {
     /// Layers of the model.
     pub(crate) layers: usize,
     pub(crate) deadline: Option<Instant>,
+    pub(crate) clock: Clock,
 }
 
 /// Steps vary; this much more than the mean is kept for each.
@@ -170,29 +211,62 @@ impl Account {
         if step == StepKind::Token && self.max_thinking.is_some_and(|max| spent.thinking >= max) {
             return Some(Limit::Route);
         }
-        if let Some(budget) = self.budget.tokens {
-            let reserve = self.reserve.min(budget - self.close);
-            if spent.generated + tokens + self.close + reserve > budget {
-                return Some(Limit::Tokens);
-            }
+        if let Some(limit) = self.overdrawn(spent, tokens, 1) {
+            return Some(limit);
         }
+        // The answer's last token is sampled, never fed.
         let reserve = self.reserve.min(self.room - self.close + 1);
-        if spent.positions + 1 + self.close + reserve - 1 > self.room {
+        if spent.left < (self.close + reserve) as isize {
             return Some(Limit::Context);
         }
-        if let Some(budget) = self.budget.layer_passes {
-            let affordable = budget / self.layers;
-            let reserve = self.reserve.min(affordable - self.close + 1);
-            if spent.layer_passes + (1 + self.close + reserve - 1) * self.layers > budget {
-                return Some(Limit::LayerPasses);
+        let kept = if spent.answer_ready {
+            0
+        } else {
+            self.close + self.reserve
+        };
+        self.out_of_time(1 + kept, pace)
+            .then_some(Limit::Milliseconds)
+    }
+
+    /// How many tokens a probe may sample, at most `wanted`, if it feeds `close` tokens first and close and reserve must fit after it;
+    /// if none, what ran out.
+    pub(crate) fn probe_tokens(
+        &self,
+        close: usize,
+        wanted: usize,
+        spent: &Spent,
+        pace: Pace,
+    ) -> Result<usize, Limit> {
+        let fits = |n: usize| {
+            let fed = close + n - 1;
+            // What a probe feeds is forgotten again: it needs room only for itself.
+            if spent.left < fed as isize {
+                return Err(Limit::Context);
+            }
+            if let Some(limit) = self.overdrawn(spent, close + n, fed) {
+                return Err(limit);
+            }
+            let kept = if spent.answer_ready {
+                0
+            } else {
+                self.close + self.reserve
+            };
+            match self.out_of_time(close + n + kept, pace) {
+                true => Err(Limit::Milliseconds),
+                false => Ok(n),
+            }
+        };
+        // What fits is a beginning of the counts; as many as there are positions is the most that could.
+        let positions = spent.left + 1 - close as isize;
+        let (mut most, mut beyond) = (fits(1)?, wanted.min(positions.max(1) as usize) + 1);
+        while most + 1 < beyond {
+            let middle = most + (beyond - most) / 2;
+            match fits(middle) {
+                Ok(_) => most = middle,
+                Err(_) => beyond = middle,
             }
         }
-        if let Some(deadline) = self.deadline
-            && Instant::now() + pace.of(1 + self.close + self.reserve) > deadline
-        {
-            return Some(Limit::Milliseconds);
-        }
-        None
+        Ok(most)
     }
 
     /// Whether the answer's last token may be fed to sample one more; if not, what ran out.
@@ -204,7 +278,7 @@ impl Account {
         {
             return Some(Limit::Tokens);
         }
-        if spent.positions > self.room {
+        if spent.left < 0 {
             return Some(Limit::Context);
         }
         if self
@@ -214,12 +288,29 @@ impl Account {
         {
             return Some(Limit::LayerPasses);
         }
-        if self
-            .deadline
-            .is_some_and(|deadline| Instant::now() + pace.of(1) > deadline)
-        {
-            return Some(Limit::Milliseconds);
+        self.out_of_time(1, pace).then_some(Limit::Milliseconds)
+    }
+
+    /// Which budget would not hold close and reserve any more after `tokens` more tokens and `fed` more positions.
+    fn overdrawn(&self, spent: &Spent, tokens: usize, fed: usize) -> Option<Limit> {
+        if let Some(budget) = self.budget.tokens {
+            let reserve = self.reserve.min(budget - self.close);
+            if spent.generated + tokens + self.close + reserve > budget {
+                return Some(Limit::Tokens);
+            }
+        }
+        if let Some(budget) = self.budget.layer_passes {
+            let reserve = self.reserve.min(budget / self.layers - self.close + 1);
+            if spent.layer_passes + (fed + self.close + reserve - 1) * self.layers > budget {
+                return Some(Limit::LayerPasses);
+            }
         }
         None
+    }
+
+    /// Whether `steps` more steps end after the deadline.
+    pub(crate) fn out_of_time(&self, steps: usize, pace: Pace) -> bool {
+        self.deadline
+            .is_some_and(|deadline| self.clock.now() + pace.of(steps) > deadline)
     }
 }

@@ -4,34 +4,51 @@
 //! is fed only when something is to be computed after it, so the last token of an answer costs no pass, and the close is fed
 //! together with the last thinking token in one pass.
 
+mod probe;
 mod run;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::Instant;
 
 use super::ask::{Ask, EngineOptions};
-use super::budget::{Limit, Pace, StepKind};
-use super::event::{Answer, Choice, Event};
+use super::budget::{Limit, Pace, Spent, StepKind};
+use super::event::{Answer, Choice, Event, SkipReason};
+use super::gate::{Anytime, Gated};
 use super::policy::{NextStep, ReasoningPolicy, policy_of};
+use crate::bundle::PendingFile;
 use crate::cancel::CancelHandle;
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::generate::FinishReason;
 use crate::model::Model;
 use crate::sampler::Sampled;
-use crate::session::{Session, SessionOptions};
-use crate::spec::RouteSpec;
+use crate::session::{PREFILL_CHUNK, Session, SessionOptions, SessionUsage};
+use crate::spec::{AutoSpec, RouteSpec};
 use run::{Phase, Run};
 
 /// Answers questions on one session. See the [module](super).
 pub struct Engine {
     session: Session,
+    /// The session of probes, once there was one. It holds blocks during a probe only.
+    aside: Option<Session>,
     options: EngineOptions,
     pace: Pace,
     /// The prompt whose entries stand at the start of the KV cache.
     prompt: Vec<TokenId>,
     run: Option<Run>,
     queue: VecDeque<Event>,
+}
+
+/// What [`Engine::next_event_until`] came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// Something happened.
+    Event(Event),
+    /// The deadline passed before anything did; there is more to do.
+    Unfinished,
+    /// Nothing is left to do: after [`Event::Finished`], or when nothing was asked.
+    Nothing,
 }
 
 impl Engine {
@@ -42,15 +59,66 @@ impl Engine {
     pub fn new(model: &Model, options: EngineOptions) -> Result<Engine> {
         let mut session = SessionOptions::new();
         session.context = options.context;
+        session.kv_entries = options.kv_entries;
         let session = Session::new(model, session)?;
         Ok(Engine {
             session,
+            aside: None,
             options,
             pace: Pace::default(),
             prompt: Vec::new(),
             run: None,
             queue: VecDeque::new(),
         })
+    }
+
+    /// A second engine in the same state, apart from the question that is being answered, which stays here. Both share the full
+    /// KV blocks of what was read; with [`EngineOptions::reuse_prefix`] the next prompt of each goes on from there.
+    ///
+    /// # Errors
+    /// As [`Session::fork`].
+    pub fn fork(&self) -> Result<Engine> {
+        Ok(Engine {
+            session: self.session.fork()?,
+            aside: None,
+            options: self.options.clone(),
+            pace: self.pace,
+            prompt: self.prompt.clone(),
+            run: None,
+            queue: VecDeque::new(),
+        })
+    }
+
+    /// Writes the state to a file that appears whole or not at all, and replaces what was there before. A question that is being
+    /// answered is not part of it.
+    ///
+    /// # Errors
+    /// As [`Session::save`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let mut file = PendingFile::create(path)?;
+        self.session
+            .save(&self.prompt, &mut file)
+            .map_err(|error| error.at(path.display()))?;
+        file.persist()
+    }
+
+    /// Returns to a state that [`Engine::save`] wrote, in this process or another; with [`EngineOptions::reuse_prefix`] the next prompt
+    /// goes on from there. A question that is being answered is dropped.
+    ///
+    /// # Errors
+    /// As [`Session::restore_saved`], and [`ErrorKind::Io`]. The engine goes on as it was then.
+    pub fn restore(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+        let prompt = self
+            .session
+            .restore_saved(&bytes)
+            .map_err(|error| error.at(path.display()))?;
+        self.prompt = prompt;
+        self.run = None;
+        self.queue.clear();
+        Ok(())
     }
 
     /// The model.
@@ -73,10 +141,17 @@ impl Engine {
     ///
     /// # Errors
     /// Before anything is computed: [`ErrorKind::UnknownRoute`], listing the known ones; [`ErrorKind::ContextFull`] and
-    /// [`ErrorKind::Argument`] if prompt or budget leave no room for an answer, naming both numbers; [`ErrorKind::Token`].
+    /// [`ErrorKind::Argument`] if prompt or budget leave no room for an answer, naming both numbers; [`ErrorKind::Token`];
+    /// [`ErrorKind::Memory`] if the session of probes, for `auto` and [`Ask::answer_by`], does not fit the cap.
     pub fn ask(&mut self, prompt: &[TokenId], ask: &Ask) -> Result<()> {
-        let route = self.route_of(ask)?;
-        self.ask_with_policy(prompt, ask, policy_of(&route))
+        let policy: Box<dyn ReasoningPolicy> = match self.gate_of(ask) {
+            Some(auto) => Box::new(Gated {
+                gate: auto.gate,
+                threshold: auto.threshold,
+            }),
+            None => policy_of(&self.route_of(ask)?),
+        };
+        self.ask_with_policy(prompt, ask, policy)
     }
 
     /// [`Engine::ask`] for a text, tokenized with the special tokens that the tokenizer puts around every text.
@@ -101,7 +176,23 @@ impl Engine {
         self.run = None;
         self.queue.clear();
         let route = self.route_of(ask)?;
-        let run = Run::new(&self.session, prompt, ask, route, policy)?;
+        let policy = match ask.answer_by {
+            Some(_) => Box::new(Anytime(policy)),
+            None => policy,
+        };
+        let mut run = Run::new(
+            &self.session,
+            prompt,
+            ask,
+            route,
+            policy,
+            &self.options.clock,
+        )?;
+        if run.keep_best || self.gate_of(ask).is_some() {
+            self.aside()?;
+        }
+        run.before = self.usage();
+        run.read = run.before;
         self.session.cancel_handle().reset();
         self.queue.push_back(Event::Started {
             route: run.answer.route.clone(),
@@ -116,26 +207,51 @@ impl Engine {
     /// # Errors
     /// Whatever a step can fail with, but for cancellation, which finishes the answer. The question is dropped then.
     pub fn next_event(&mut self) -> Result<Option<Event>> {
+        match self.work(None)? {
+            Progress::Event(event) => Ok(Some(event)),
+            Progress::Nothing | Progress::Unfinished => Ok(None),
+        }
+    }
+
+    /// [`Engine::next_event`] that also returns at the first step after `deadline`, with [`Progress::Unfinished`]; call it again
+    /// to go on. A step is a token, a latent step or a chunk of the prompt, and at least one is taken.
+    ///
+    /// # Errors
+    /// As [`Engine::next_event`].
+    pub fn next_event_until(&mut self, deadline: Instant) -> Result<Progress> {
+        self.work(Some(deadline))
+    }
+
+    fn work(&mut self, deadline: Option<Instant>) -> Result<Progress> {
+        let mut first = true;
         loop {
             if let Some(event) = self.queue.pop_front() {
-                return Ok(Some(event));
+                return Ok(Progress::Event(event));
             }
             let Some(mut run) = self.run.take() else {
-                return Ok(None);
+                return Ok(Progress::Nothing);
             };
+            if !first && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.run = Some(run);
+                return Ok(Progress::Unfinished);
+            }
+            first = false;
             let outcome = match run.phase {
                 Phase::Prompt => self.read_prompt(&mut run).map(|()| None),
                 Phase::Thinking => self.think(&mut run).map(|()| None),
                 Phase::Answering => self.answer_step(&mut run),
             };
-            match outcome {
-                Ok(None) => self.run = Some(run),
-                Ok(Some(reason)) => self.finish(run, reason)?,
-                Err(error) if error.kind() == ErrorKind::Cancelled => {
-                    self.finish(run, FinishReason::Cancelled)?
+            let done = match outcome {
+                Ok(None) => {
+                    self.run = Some(run);
+                    continue;
                 }
-                Err(error) => return Err(error),
-            }
+                Ok(Some(reason)) => self.finish(run, reason),
+                Err(error) if error.kind() == ErrorKind::Cancelled => self.cancelled(run),
+                Err(error) => Err(error),
+            };
+            self.release_aside();
+            done?;
         }
     }
 
@@ -170,6 +286,13 @@ impl Engine {
         Err(Error::new(ErrorKind::Argument, "no question was asked"))
     }
 
+    /// The gate of the route that is asked for, if it has one.
+    fn gate_of(&self, ask: &Ask) -> Option<&AutoSpec> {
+        let spec = self.model().reasoning();
+        let name = ask.route.as_ref().unwrap_or(&spec.default_route);
+        spec.gate(name).filter(|_| ask.custom_route.is_none())
+    }
+
     fn route_of(&self, ask: &Ask) -> Result<RouteSpec> {
         let spec = self.model().reasoning();
         let mut route = match &ask.custom_route {
@@ -184,7 +307,27 @@ impl Engine {
         Ok(route)
     }
 
+    /// Feeds the next chunk of the prompt, the first time after what it shares with the one before.
     fn read_prompt(&mut self, run: &mut Run) -> Result<()> {
+        if !run.prompt_begun {
+            run.prompt_begun = true;
+            self.keep_common_prefix(run)?;
+        }
+        let fed = self.prompt.len();
+        let rest = &run.prompt[fed..];
+        let chunk = &rest[..rest.len().min(PREFILL_CHUNK)];
+        self.session.feed(chunk)?;
+        self.prompt.extend_from_slice(chunk);
+        if self.prompt.len() == run.prompt.len() {
+            self.note_kv(run);
+            run.read = self.usage();
+            run.answer.usage.ms_prefill = run.end_phase(Phase::Thinking);
+            run.chunk_began = run.phase_began;
+        }
+        Ok(())
+    }
+
+    fn keep_common_prefix(&mut self, run: &mut Run) -> Result<()> {
         let common = self
             .prompt
             .iter()
@@ -203,41 +346,42 @@ impl Engine {
             run.answer.usage.reused_tokens = reused;
             run.decide(&mut self.queue, Choice::PrefixReused(reused));
         }
-        let result = self.session.feed(&run.prompt[reused..]);
-        self.prompt
-            .extend_from_slice(&run.prompt[reused..self.session.position()]);
-        result?;
-        run.read = self.session.usage();
-        run.answer.usage.ms_prefill = run.end_phase(Phase::Thinking);
         Ok(())
     }
 
     fn think(&mut self, run: &mut Run) -> Result<()> {
-        let next = run.policy.next_step(&run.observation());
-        let kind = match next {
+        let kind = match run.policy.next_step(&run.observation()) {
             NextStep::Token => StepKind::Token,
             NextStep::Latent => StepKind::Latent,
-            NextStep::Answer => {
-                if !run.route.close.is_empty() {
-                    run.decide(&mut self.queue, Choice::PolicyClosed);
-                }
-                return self.close(run);
-            }
+            NextStep::Probe { gate, at_least } => return self.probe(run, gate, at_least),
+            NextStep::Answer => return self.settle(run),
         };
+        run.confidence = None;
+        if run.draft.take().is_some() {
+            self.release_aside();
+        }
         if let Some(limit) = run
             .account
-            .thinking_limit(kind, &run.spent(&self.session), self.pace)
+            .thinking_limit(kind, &self.spent(run), self.pace)
         {
             run.decide(&mut self.queue, Choice::ThinkingCut(limit));
-            return self.close(run);
+            let reason = SkipReason::Limit(limit);
+            if limit == Limit::Milliseconds && run.best.is_some() {
+                self.end_thinking(run, Some(reason))?;
+                return run.take_best(&mut self.queue);
+            }
+            return self.close(run, Some(reason));
         }
+        self.drop_chunks(run)?;
+        run.chunk_ended = false;
         match kind {
             StepKind::Token => self.think_token(run),
             StepKind::Latent => {
-                let began = Instant::now();
+                let began = run.clock.now();
                 self.feed_pending(run)?;
                 self.session.step_hidden(&run.route.latent_map)?;
-                self.pace.observe(began.elapsed(), 1);
+                self.note_kv(run);
+                self.pace.observe(run.clock.since(began), 1);
                 let index = run.answer.usage.latent_steps;
                 run.answer.usage.latent_steps += 1;
                 run.last = None;
@@ -250,47 +394,79 @@ impl Engine {
     fn think_token(&mut self, run: &mut Run) -> Result<()> {
         let sampled = self.sample(run)?;
         run.answer.usage.thinking_tokens += 1;
-        if run.chunks == 0 {
-            run.begin_chunk(&mut self.queue);
-        }
         let mut free = run.close.push(sampled.id);
+        // One behind the token that was sampled; what the close holds lies before that.
+        let end = self.session.position() + run.pending.len() + 1;
+        let first = end - run.close.held() - free.len();
         // A stop token that belongs to the close is held by it, and not free.
         let ended = free.last() == Some(&sampled.id) && run.stop_ids.contains(&sampled.id);
         if ended {
             free.pop();
         }
-        for id in free {
-            if run.chunk_separator == Some(id) {
-                run.end_chunk(&mut self.queue)?;
-                run.begin_chunk(&mut self.queue);
-            } else {
-                run.chunk_tokens += 1;
-                run.answer.thinking_ids.push(id);
-                let (piece, _) = run.thinking.push(id, f32::NAN)?;
-                run.show_thinking(&mut self.queue, piece);
-            }
+        for (id, position) in free.into_iter().zip(first..) {
+            run.think(&mut self.queue, id, position)?;
         }
         if ended {
             run.decide(&mut self.queue, Choice::StudentEnded);
-            return self.close(run);
+            return self.close(run, None);
         }
         run.pending.push(sampled.id);
+        // A close that may have begun is no place to look aside.
+        run.chunk_ended &= run.close.held() == 0;
         if run.close.complete() {
             run.decide(&mut self.queue, Choice::StudentClosed);
-            return self.close(run);
+            return self.close(run, None);
         }
         Ok(())
     }
 
+    /// Drops what is to be dropped of the chunks that are finished.
+    fn drop_chunks(&mut self, run: &mut Run) -> Result<()> {
+        let Some(keep) = run.keep_last.filter(|_| !run.finished.is_empty()) else {
+            return Ok(());
+        };
+        self.feed_pending(run)?;
+        for chunk in std::mem::take(&mut run.finished) {
+            let end = chunk.end.saturating_sub(keep);
+            if chunk.start < end {
+                self.session.forget(chunk.start..end)?;
+                run.answer.usage.dropped_tokens += end - chunk.start;
+            }
+        }
+        Ok(())
+    }
+
+    /// The policy says that it was enough: what the probe before it decoded is the answer, if there was one.
+    fn settle(&mut self, run: &mut Run) -> Result<()> {
+        let Some(confidence) = run.confidence.take() else {
+            if !run.route.close.is_empty() {
+                run.decide(&mut self.queue, Choice::PolicyClosed);
+            }
+            return self.close(run, Some(SkipReason::Policy));
+        };
+        run.decide(&mut self.queue, Choice::Settled(confidence));
+        match run.draft.take() {
+            Some(draft) => self.commit(run, draft),
+            None => self.close(run, Some(SkipReason::Settled)),
+        }
+    }
+
     /// Ends the thinking: appends what is missing of the close, and goes over to the answer.
-    fn close(&mut self, run: &mut Run) -> Result<()> {
+    fn close(&mut self, run: &mut Run, skipped: Option<SkipReason>) -> Result<()> {
         let rest = run.close.rest();
         run.pending.extend_from_slice(rest);
         run.answer.usage.thinking_tokens += rest.len();
-        if run.chunks > 0 {
-            run.end_chunk(&mut self.queue)?;
+        self.end_thinking(run, skipped)
+    }
+
+    fn end_thinking(&mut self, run: &mut Run, skipped: Option<SkipReason>) -> Result<()> {
+        run.end_chunk(&mut self.queue, false)?;
+        if let Some(reason) = skipped {
+            run.skip(&mut self.queue, reason);
         }
         run.answer.usage.ms_thinking = run.end_phase(Phase::Answering);
+        // Until it is whole, an earlier one may have to take its place.
+        run.held = run.best.is_some().then(Vec::new);
         Ok(())
     }
 
@@ -299,25 +475,23 @@ impl Engine {
         if spent == run.max_answer_tokens {
             return Ok(Some(FinishReason::Length));
         }
-        if spent > 0
-            && let Some(limit) = run
-                .account
-                .answer_limit(&run.spent(&self.session), self.pace)
-        {
-            run.decide(&mut self.queue, Choice::AnswerCut(limit));
-            let context = limit == Limit::Context;
-            return Ok(Some(if context {
-                FinishReason::Length
-            } else {
-                FinishReason::Budget
-            }));
-        }
-        let sampled = self.sample(run)?;
+        let sampled = match run.drafted.pop_front() {
+            Some(sampled) => sampled,
+            None if run.from_best => return Ok(Some(FinishReason::Budget)),
+            None => {
+                if let Some(reason) = self.cut_answer(run)? {
+                    return Ok(reason);
+                }
+                self.sample(run)?
+            }
+        };
         run.answer.usage.answer_tokens += 1;
         if run.stop_ids.contains(&sampled.id) {
             return Ok(Some(FinishReason::Stop));
         }
-        run.pending.push(sampled.id);
+        if run.drafted.is_empty() && !run.from_best {
+            run.pending.push(sampled.id);
+        }
         run.answer.ids.push(sampled.id);
         run.probabilities += f64::from(sampled.logprob).exp();
         let (piece, stop) = run.answer_text.push(sampled.id, sampled.logprob)?;
@@ -325,17 +499,37 @@ impl Engine {
         Ok(stop.then_some(FinishReason::Stop))
     }
 
+    /// Whether a limit ends the answer here: `Some(None)` if an earlier answer takes its place.
+    fn cut_answer(&mut self, run: &mut Run) -> Result<Option<Option<FinishReason>>> {
+        if run.answer.usage.answer_tokens == 0 && run.best.is_none() {
+            return Ok(None);
+        }
+        let Some(limit) = run.account.answer_limit(&self.spent(run), self.pace) else {
+            return Ok(None);
+        };
+        run.decide(&mut self.queue, Choice::AnswerCut(limit));
+        Ok(Some(match limit {
+            Limit::Milliseconds if run.best.is_some() => {
+                run.take_best(&mut self.queue)?;
+                None
+            }
+            Limit::Context => Some(FinishReason::Length),
+            _ => Some(FinishReason::Budget),
+        }))
+    }
+
     fn feed_pending(&mut self, run: &mut Run) -> Result<()> {
         if !run.pending.is_empty() {
             self.session.feed(&run.pending)?;
             run.pending.clear();
+            self.note_kv(run);
         }
         Ok(())
     }
 
     /// Feeds what is pending and samples a token after it.
     fn sample(&mut self, run: &mut Run) -> Result<Sampled> {
-        let (began, fed) = (Instant::now(), run.pending.len());
+        let (began, fed) = (run.clock.now(), run.pending.len());
         self.feed_pending(run)?;
         if self.session.logits().is_none() {
             self.session.head()?;
@@ -343,31 +537,73 @@ impl Engine {
         let logits = self.session.logits().unwrap_or_default();
         let sampled = run.sampler.sample(logits)?;
         if fed > 0 {
-            self.pace.observe(began.elapsed(), fed);
+            self.pace.observe(run.clock.since(began), fed);
         }
         run.last = Some(sampled);
         Ok(sampled)
     }
 
+    /// What both sessions did.
+    fn usage(&self) -> SessionUsage {
+        let mut sum = self.session.usage();
+        if let Some(aside) = &self.aside {
+            let aside = aside.usage();
+            sum.tokens += aside.tokens;
+            sum.latent_steps += aside.latent_steps;
+            sum.layer_passes += aside.layer_passes;
+            sum.head_passes += aside.head_passes;
+        }
+        sum
+    }
+
+    fn spent(&self, run: &Run) -> Spent {
+        let usage = &run.answer.usage;
+        Spent {
+            generated: usage.thinking_tokens + usage.answer_tokens + usage.probe_tokens,
+            thinking: usage.thinking_tokens,
+            left: self.session.room() as isize - run.pending.len() as isize,
+            layer_passes: self.usage().layer_passes - run.read.layer_passes
+                + run.pending.len() * run.account.layers,
+            answer_ready: run.best.is_some(),
+        }
+    }
+
+    fn note_kv(&self, run: &mut Run) {
+        let peak = &mut run.answer.usage.peak_kv_bytes;
+        *peak = (*peak).max(self.session.kv_bytes());
+    }
+
+    /// Ends with what there is: an answer that lies ready, or what was generated so far.
+    fn cancelled(&mut self, mut run: Run) -> Result<()> {
+        if run.best.is_some() {
+            if run.phase == Phase::Thinking {
+                self.end_thinking(&mut run, None)?;
+            }
+            run.take_best(&mut self.queue)?;
+            while self.answer_step(&mut run)?.is_none() {}
+        }
+        self.finish(run, FinishReason::Cancelled)
+    }
+
     fn finish(&mut self, mut run: Run, reason: FinishReason) -> Result<()> {
         match run.phase {
             Phase::Prompt => {
-                run.read = self.session.usage();
+                run.read = self.usage();
                 run.answer.usage.ms_prefill = run.end_phase(Phase::Prompt);
             }
             Phase::Thinking => {
-                if run.chunks > 0 {
-                    run.end_chunk(&mut self.queue)?;
-                }
+                run.end_chunk(&mut self.queue, false)?;
                 run.answer.usage.ms_thinking = run.end_phase(Phase::Thinking);
             }
             Phase::Answering => {
                 let rest = run.answer_text.finish()?;
                 run.show_answer(&mut self.queue, rest);
+                self.queue.extend(run.held.take().into_iter().flatten());
                 run.answer.usage.ms_answer = run.end_phase(Phase::Answering);
             }
         }
-        let session = self.session.usage();
+        self.note_kv(&mut run);
+        let done = self.usage();
         let Answer {
             usage,
             ids,
@@ -379,10 +615,10 @@ impl Engine {
             *confidence = (run.probabilities / ids.len() as f64) as f32;
         }
         *finish_reason = reason;
-        usage.generated_tokens = usage.thinking_tokens + usage.answer_tokens;
+        usage.generated_tokens = usage.thinking_tokens + usage.answer_tokens + usage.probe_tokens;
         usage.prompt_layer_passes = run.read.layer_passes - run.before.layer_passes;
-        usage.layer_passes = session.layer_passes - run.read.layer_passes;
-        usage.head_passes = session.head_passes - run.before.head_passes;
+        usage.layer_passes = done.layer_passes - run.read.layer_passes;
+        usage.head_passes = done.head_passes - run.before.head_passes;
         usage.kv_bytes = self.session.kv_bytes();
         self.queue.push_back(Event::Finished(Box::new(run.answer)));
         Ok(())

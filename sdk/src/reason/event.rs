@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::budget::Limit;
 use crate::config::TokenId;
 use crate::generate::{FinishReason, Piece};
+use crate::spec::GateKind;
 
 /// One thing that happened. Text is whole characters; special tokens are not shown.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -18,7 +19,7 @@ pub enum Event {
         /// Tokens of the prompt, the route's open included.
         prompt_tokens: usize,
     },
-    /// A chunk of thinking begins. A student without a chunk separator thinks in one chunk.
+    /// A chunk of thinking begins. A student whose bundle does not say where chunks end thinks in one.
     ChunkStarted {
         /// From 0.
         index: usize,
@@ -31,7 +32,22 @@ pub enum Event {
         index: usize,
         /// Its tokens, separator and close not counted.
         tokens: usize,
+        /// Milliseconds since the end of the chunk before, or of the prompt; probes included.
+        ms: f64,
+        /// The student ended it where chunks end; otherwise the thinking ended with it.
+        complete: bool,
     },
+    /// The thinking ended before the student closed it: what would have followed is not written.
+    ChunkSkipped {
+        /// Why.
+        reason: SkipReason,
+        /// Thinking tokens that were still to be expected: the mean of what is left of those lengths that were longer, of the
+        /// questions that the route was measured on ([`RouteSpec::thinking_quantiles`](crate::RouteSpec::thinking_quantiles)).
+        /// An estimate of the route, not of this question; probes are not subtracted. `None` if the route was not measured.
+        tokens_saved: Option<usize>,
+    },
+    /// The student was asked on the side how sure it is; nothing of that is part of the thinking.
+    Probed(Probe),
     /// A latent step was taken.
     LatentStep {
         /// From 0.
@@ -43,6 +59,41 @@ pub enum Event {
     AnswerText(Piece),
     /// The end.
     Finished(Box<Answer>),
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Probe {
+    /// What was looked at.
+    pub gate: GateKind,
+    /// From 0 to 1, larger when surer; an upper bound if the probe ended early.
+    pub confidence: f32,
+    /// Chunks that were finished before.
+    pub chunks: usize,
+    /// Thinking tokens before.
+    pub thinking_tokens: usize,
+    /// The answer, without the end token; as far as it was decoded.
+    pub ids: Vec<TokenId>,
+    /// Log-probabilities of `ids`, and of the end token if `complete`.
+    pub logprobs: Vec<f32>,
+    /// The answer was decoded to its end.
+    pub complete: bool,
+    /// Tokens it generated, the close included.
+    pub tokens: usize,
+}
+
+/// Why the rest of the thinking was not written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// The answer was settled: the gate of `auto`.
+    Settled,
+    /// A policy ended the thinking.
+    Policy,
+    /// A limit ended it.
+    Limit(Limit),
 }
 
 /// Something that the engine or a policy decided, for the log.
@@ -57,7 +108,7 @@ pub struct Decision {
 }
 
 /// What was decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Choice {
@@ -73,6 +124,19 @@ pub enum Choice {
     StudentEnded,
     /// A limit ended the thinking; the engine appended the close.
     ThinkingCut(Limit),
+    /// A probe was made, with this confidence.
+    Probed(f32),
+    /// A probe could not be afforded.
+    ProbeLeftOut(Limit),
+    /// The policy ended the thinking after a probe of this confidence; what the probe decoded is the answer.
+    Settled(f32),
+    /// Time was up: the answer is the last one that was ready.
+    BestSoFar {
+        /// Smallest probability of any of its tokens.
+        confidence: f32,
+        /// Chunks that were finished before it.
+        chunks: usize,
+    },
     /// A limit ended the answer.
     AnswerCut(Limit),
 }
@@ -88,15 +152,26 @@ pub struct Usage {
     pub thinking_tokens: usize,
     /// Tokens of the answer, the stop token included.
     pub answer_tokens: usize,
-    /// `thinking_tokens + answer_tokens`: what a token budget limits.
+    /// Tokens that probes generated beside, their close included; those of a probe that became the answer count as its tokens
+    /// instead.
+    pub probe_tokens: usize,
+    /// `thinking_tokens + answer_tokens + probe_tokens`: what a token budget limits.
     pub generated_tokens: usize,
+    /// Probes.
+    pub probes: usize,
+    /// Thinking tokens that were not written, as far as [`Event::ChunkSkipped`] estimates them.
+    pub skipped_tokens: usize,
+    /// Thinking tokens whose keys and values were dropped at the end of their chunk.
+    pub dropped_tokens: usize,
     /// Latent steps.
     pub latent_steps: usize,
-    /// Layers run per position, after the prompt: what a budget of layer passes limits.
+    /// Layers run per position, after the prompt, in probes too: what a budget of layer passes limits.
     pub layer_passes: usize,
+    /// Of these, in probes that did not become the answer.
+    pub probe_layer_passes: usize,
     /// Layers run per position, in the prompt.
     pub prompt_layer_passes: usize,
-    /// Times the LM head ran.
+    /// Times the LM head ran, in probes too.
     pub head_passes: usize,
     /// Milliseconds of reading the prompt.
     pub ms_prefill: f64,
@@ -106,6 +181,9 @@ pub struct Usage {
     pub ms_answer: f64,
     /// Bytes of the KV blocks that held entries at the end.
     pub kv_bytes: u64,
+    /// The most that they were at any time. What a probe holds beside is shared but for its close, its answer and one block per
+    /// layer, and not counted.
+    pub peak_kv_bytes: u64,
 }
 
 /// The result.
@@ -119,7 +197,7 @@ pub struct Answer {
     pub thinking: String,
     /// The thinking's tokens as sampled, without the close.
     pub thinking_ids: Vec<TokenId>,
-    /// The route that was taken.
+    /// The route that was asked for.
     pub route: String,
     /// Mean probability of the answer's tokens (stop token not counted) under the model, from 0 to 1; 0 for an empty answer.
     /// It says how sure the student was of its words, which is not how likely they are to be right.

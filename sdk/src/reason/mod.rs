@@ -9,16 +9,19 @@
 //! [`ReasoningPolicy`] chooses each step; the [`Engine`] executes, enforces the [`Budget`], and logs what was decided.
 //!
 //! Routes of a bundle: `direct` answers at once; `cot` thinks in tokens; `skip` does so leaving out what does not matter;
-//! `latent` takes steps in the space of hidden states.
+//! `latent` takes steps in the space of hidden states. `auto` thinks along one of them and stops when the answer is settled: at the
+//! end of a chunk a *probe* closes the thinking on the side, and decodes the answer to see how sure the student is of it.
 
 mod ask;
 mod budget;
 mod engine;
 mod event;
+mod gate;
 mod policy;
 
 pub use ask::{Ask, EngineOptions};
-pub use budget::{Budget, Limit};
-pub use engine::Engine;
-pub use event::{Answer, Choice, Decision, Event, Usage};
+pub use budget::{Budget, Clock, Limit};
+pub use engine::{Engine, Progress};
+pub use event::{Answer, Choice, Decision, Event, Probe, SkipReason, Usage};
+pub use gate::Gated;
 pub use policy::{Direct, Latent, NextStep, Observation, ReasoningPolicy, Think, policy_of};

@@ -5,17 +5,25 @@
 //! comparable, and a deadline always ends in an answer.
 
 use crate::config::TokenId;
-use crate::spec::{RouteKind, RouteSpec};
+use crate::spec::{GateKind, RouteKind, RouteSpec};
 
 /// The next step of a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum NextStep {
     /// Sample a thinking token.
     Token,
     /// Feed the last hidden state back through the route's latent map; no token, no LM head.
     Latent,
-    /// Stop thinking: close, then answer.
+    /// Look on the side how sure the student is of its answer; nothing of it stays. The next [`Observation`] has the confidence.
+    /// At most once between two other steps.
+    Probe {
+        /// What to look at.
+        gate: GateKind,
+        /// A confidence below this is of no interest: the probe may end as soon as that is certain.
+        at_least: f32,
+    },
+    /// Stop thinking: close, then answer. Right after a probe, what the probe computed is the answer, or its beginning.
     Answer,
 }
 
@@ -29,8 +37,12 @@ pub struct Observation {
     pub thinking_tokens: usize,
     /// Latent steps so far.
     pub latent_steps: usize,
-    /// Chunks begun so far, where the student has a chunk separator.
+    /// Chunks begun so far.
     pub chunks: usize,
+    /// The last step ended a chunk; stays so during a probe.
+    pub chunk_ended: bool,
+    /// What the last step found, if it was a probe: from 0 to 1, larger when surer; 0 if no budget allowed it.
+    pub confidence: Option<f32>,
     /// The last thinking token, if the last step made one.
     pub token: Option<TokenId>,
     /// Its log-probability.

@@ -3,18 +3,18 @@
 use super::{Fresh, Session};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kv_cache::KvSnapshot;
+use crate::kv_cache::{KvCache, KvSnapshot};
 use crate::model::Model;
 
 /// A session's state at one moment. Shares its full KV blocks with the session; costs at most one block per layer.
 pub struct Snapshot {
-    model: Model,
-    kv: KvSnapshot,
-    position: usize,
-    hidden: Vec<f32>,
-    normed: Vec<f32>,
-    logits: Vec<f32>,
-    fresh: Fresh,
+    pub(super) model: Model,
+    pub(super) kv: KvSnapshot,
+    pub(super) position: usize,
+    pub(super) hidden: Vec<f32>,
+    pub(super) normed: Vec<f32>,
+    pub(super) logits: Vec<f32>,
+    pub(super) fresh: Fresh,
 }
 
 impl Session {
@@ -32,6 +32,35 @@ impl Session {
         fork.logits.copy_from_slice(&self.logits);
         fork.fresh = self.fresh;
         Ok(fork)
+    }
+
+    /// A session that can [follow](Session::follow) this one: with its cancel flag, and no keys and values yet.
+    pub(crate) fn companion(&self) -> Result<Session> {
+        let layers = self.model.config().num_hidden_layers;
+        let kv = KvCache::new(self.model.pool(), layers, 0)?;
+        Session::with_cache(&self.model, kv, self.context, self.cancel.clone())
+    }
+
+    /// Becomes a fork of `other`, a session of the same model, in place: buffers are used again, counts go on. With `room` it
+    /// reserves so many more entries and no more, without it keeps its own reserve.
+    pub(crate) fn follow(&mut self, other: &Session, room: Option<usize>) -> Result<()> {
+        self.kv.follow(&other.kv, room)?;
+        self.position = other.position;
+        self.hidden.copy_from_slice(&other.hidden);
+        self.normed.copy_from_slice(&other.normed);
+        if other.fresh == Fresh::Logits {
+            self.logits.copy_from_slice(&other.logits);
+        }
+        self.fresh = other.fresh;
+        self.taps.iter_mut().for_each(|tap| tap.filled = false);
+        Ok(())
+    }
+
+    /// Forgets everything and gives the blocks of keys and values back.
+    pub(crate) fn release(&mut self) {
+        self.kv.release();
+        self.position = 0;
+        self.forget_outputs();
     }
 
     /// The state of this moment.

@@ -91,34 +91,7 @@ impl Bench {
             model = self.load(&mut load)?;
         }
         let (prompt, r#gen) = self.lengths(model.context())?;
-        let positions = self.depth + prompt.max(r#gen);
-        let options = SessionOptions::new().with_context(positions);
-        let mut session = Session::new(&model, options)?;
-        let ids = ids(positions, model.config().vocab_size);
-        session.prefill(&ids[..WARM_UP.min(positions)])?;
-        session.truncate(0)?;
-        let (past, new) = ids.split_at(self.depth);
-        if !past.is_empty() {
-            session.feed(past)?;
-        }
-
-        let (mut prefill, mut decode) = (Samples::default(), Samples::default());
-        let bar = progress_bar(self.reps as u64, "{bar:30} {pos} / {len} repetitions");
-        for _ in 0..self.reps {
-            session.truncate(self.depth)?;
-            let start = Instant::now();
-            session.prefill(&new[..prompt])?;
-            prefill.push(prompt as f64 / start.elapsed().as_secs_f64());
-
-            session.truncate(self.depth)?;
-            let start = Instant::now();
-            for &id in &new[..r#gen] {
-                session.step(id)?;
-            }
-            decode.push(r#gen as f64 / start.elapsed().as_secs_f64());
-            bar.inc(1);
-        }
-        bar.finish_and_clear();
+        let Rates { prefill, decode } = measure(&model, self.depth, prompt, r#gen, self.reps)?;
 
         let memory = ProcessMemory::now();
         let [fastest, slowest] = load.range();
@@ -175,6 +148,51 @@ impl Bench {
         }
         Ok((prompt, r#gen))
     }
+}
+
+/// Tokens per second of every repetition.
+pub(crate) struct Rates {
+    pub(crate) prefill: Samples,
+    pub(crate) decode: Samples,
+}
+
+/// Measures `reps` times a prefill of `prompt` tokens and a decode of `gen`, each behind `depth` positions.
+pub(crate) fn measure(
+    model: &Model,
+    depth: usize,
+    prompt: usize,
+    r#gen: usize,
+    reps: usize,
+) -> Result<Rates> {
+    let positions = depth + prompt.max(r#gen);
+    let options = SessionOptions::new().with_context(positions);
+    let mut session = Session::new(model, options)?;
+    let ids = ids(positions, model.config().vocab_size);
+    session.prefill(&ids[..WARM_UP.min(positions)])?;
+    session.truncate(0)?;
+    let (past, new) = ids.split_at(depth);
+    if !past.is_empty() {
+        session.feed(past)?;
+    }
+
+    let (mut prefill, mut decode) = (Samples::default(), Samples::default());
+    let bar = progress_bar(reps as u64, "{bar:30} {pos} / {len} repetitions");
+    for _ in 0..reps {
+        session.truncate(depth)?;
+        let start = Instant::now();
+        session.prefill(&new[..prompt])?;
+        prefill.push(prompt as f64 / start.elapsed().as_secs_f64());
+
+        session.truncate(depth)?;
+        let start = Instant::now();
+        for &id in &new[..r#gen] {
+            session.step(id)?;
+        }
+        decode.push(r#gen as f64 / start.elapsed().as_secs_f64());
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(Rates { prefill, decode })
 }
 
 /// Arbitrary ids, spread over the vocabulary so that embedding rows do not stay in the cache.

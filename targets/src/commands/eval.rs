@@ -14,15 +14,16 @@ use skimstone::{Error, Model};
 use self::report::{Counts, Report};
 use crate::data::{Row, read_rows};
 use crate::failure::Result;
-use crate::model::{ModelArgs, Prompter, at_least_one};
+use crate::model::{EffortArgs, ModelArgs, Prompter, at_least_one};
 use crate::terminal::{print_json, progress_bar};
 
 /// Arguments of `skim eval`.
 #[derive(clap::Args)]
 #[command(after_help = "\
 With --json: accuracy, interval (Wilson, 95 %), n, correct, mean_generated_tokens, mean_thinking_tokens,
-mean_latent_steps, mean_layer_passes, mean_head_passes (means per question; the prompt's layers are
-not counted), p50_ms, p95_ms (prompt included), route, by_kind, model, data, kernels, threads.")]
+mean_latent_steps, mean_layer_passes, mean_head_passes, mean_probes, mean_probe_tokens (means per question;
+the prompt's layers are not counted), peak_kv_bytes, p50_ms, p95_ms (prompt included), route, by_kind, model,
+data, kernels, threads. With several routes these are of the first one, and `routes` has all of them.")]
 pub(crate) struct Eval {
     #[command(flatten)]
     model: ModelArgs,
@@ -30,9 +31,12 @@ pub(crate) struct Eval {
     /// Rows {"question", "answer"} and optionally "kind"; JSONL, plain or gzipped.
     data: PathBuf,
 
-    /// How to reason: a route of the bundle [default: the bundle's].
-    #[arg(long)]
-    route: Option<String>,
+    /// How to reason: routes of the bundle, separated by commas [default: the bundle's].
+    #[arg(long, value_name = "ROUTE", value_delimiter = ',')]
+    route: Vec<String>,
+
+    #[command(flatten)]
+    effort: EffortArgs,
 
     /// Take the first N rows only.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
@@ -47,32 +51,41 @@ impl Eval {
     pub(crate) fn run(self) -> Result {
         let rows = read_rows(&self.data, self.limit)?;
         let model = self.model.open()?;
-        let mut exam = Exam::new(&model, self.route.clone())?;
+        let default = || model.reasoning().default_route.clone();
+        let routes = match self.route.is_empty() {
+            true => vec![default()],
+            false => self.route.clone(),
+        };
         // A long file that fails near its end is a waste: what can be refused is refused before the first answer.
-        for row in &rows {
-            exam.check(row).map_err(|error| self.at(row, error))?;
+        for route in &routes {
+            let mut exam = Exam::new(&model, route, &self.effort)?;
+            for row in &rows {
+                exam.check(row).map_err(|error| self.at(row, error))?;
+            }
         }
 
-        let mut counts = Counts::default();
+        let mut counts = Vec::new();
         let bar = progress_bar(
-            rows.len() as u64,
+            (rows.len() * routes.len()) as u64,
             "{bar:30} {pos} / {len} · {elapsed} · {eta} left · {wide_msg}",
         );
-        for row in &rows {
-            exam.ask(row, &mut counts)
-                .map_err(|error| self.at(row, error))?;
-            bar.set_message(format!("{:.1} % right", 100.0 * counts.accuracy()));
-            bar.inc(1);
+        for route in routes {
+            let mut exam = Exam::new(&model, &route, &self.effort)?;
+            let mut of_route = Counts::default();
+            for row in &rows {
+                exam.ask(row, &mut of_route)
+                    .map_err(|error| self.at(row, error))?;
+                bar.set_message(format!(
+                    "{route}: {:.1} % right",
+                    100.0 * of_route.accuracy()
+                ));
+                bar.inc(1);
+            }
+            counts.push((route, of_route));
         }
         bar.finish_and_clear();
 
-        let report = Report::new(
-            &counts,
-            self.model.path(),
-            &self.data,
-            exam.route_name(),
-            &model,
-        );
+        let report = Report::new(&counts, self.model.path(), &self.data, &model);
         if self.json {
             print_json(&report)
         } else {
@@ -95,20 +108,15 @@ struct Exam<'a> {
 }
 
 impl<'a> Exam<'a> {
-    fn new(model: &'a Model, route: Option<String>) -> Result<Self> {
-        let route = route.unwrap_or_else(|| model.reasoning().default_route.clone());
+    fn new(model: &'a Model, route: &str, effort: &EffortArgs) -> Result<Self> {
         // Before the first row is blamed for it.
-        model.reasoning().route(&route)?;
+        model.reasoning().route(route)?;
         model.require_tokenizer()?;
         Ok(Exam {
             prompter: Prompter::new(model)?,
             engine: Engine::new(model, EngineOptions::default())?,
-            ask: Ask::new().with_route(route),
+            ask: effort.apply(Ask::new().with_route(route)),
         })
-    }
-
-    fn route_name(&self) -> &str {
-        self.ask.route.as_deref().unwrap_or_default()
     }
 
     /// Everything that may be refused about a question, without computing an answer.

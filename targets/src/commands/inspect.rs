@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::Value;
 use skimstone::memory::{MemoryEstimate, estimate};
-use skimstone::{Bundle, Error, ErrorKind, Model, ModelOptions, ReasoningSpec, RouteSpec};
+use skimstone::{
+    AutoSpec, Bundle, Error, ErrorKind, Model, ModelOptions, ReasoningSpec, RouteSpec,
+};
 
 use crate::failure::Result;
 use crate::model::at_least_one;
@@ -159,6 +161,27 @@ impl<'a> Report<'a> {
                 write!(out, ", at most {most} thinking tokens")?;
             }
             let default = name == self.default_route;
+            writeln!(out, "{}", if default { " (default)" } else { "" })?;
+        }
+
+        if let Some(auto) = &self.reasoning.auto {
+            write!(
+                out,
+                "  {}: along {}, stops at {} {}",
+                AutoSpec::NAME,
+                auto.route,
+                auto.gate.name(),
+                auto.threshold
+            )?;
+            if let Some(calibration) = &auto.calibration {
+                let loss = 100.0 * calibration.max_loss;
+                write!(
+                    out,
+                    " (at most {loss} % lost, on {} questions)",
+                    calibration.n
+                )?;
+            }
+            let default = self.default_route == AutoSpec::NAME;
             writeln!(out, "{}", if default { " (default)" } else { "" })?;
         }
 

@@ -1,9 +1,13 @@
 //! One module per command: its arguments, what it does, and what it tells.
 
 pub(crate) mod bench;
+pub(crate) mod calibrate;
+pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod synth;
+pub(crate) mod targets;

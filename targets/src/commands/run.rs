@@ -18,7 +18,7 @@ use skimstone::{
 use self::report::{Report, ThinkingIds};
 use self::view::{View, print_costs};
 use crate::failure::Result;
-use crate::model::{ModelArgs, Prompter, at_least_one, plain_ids, read_prompt};
+use crate::model::{EffortArgs, ModelArgs, Prompter, at_least_one, plain_ids, read_prompt};
 use crate::terminal::print_json;
 
 /// Tokens of `--raw` generation when the user names no number.
@@ -57,6 +57,9 @@ pub(crate) struct Run {
     /// Milliseconds for thinking and answer together.
     #[arg(long, value_name = "N", conflicts_with = "raw")]
     budget_ms: Option<u64>,
+
+    #[command(flatten)]
+    effort: EffortArgs,
 
     /// Seed of the sampler.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -99,7 +102,9 @@ impl Run {
             None => self.tokens.clone(),
         };
         let sampler = self.sampler(model);
-        let mut ask = Ask::new()
+        let mut ask = self
+            .effort
+            .apply(Ask::new())
             .with_budget(self.budget())
             .with_sampler(sampler.clone());
         ask.route.clone_from(&self.route);
@@ -181,6 +186,7 @@ impl Run {
             layer_passes: done.layer_passes - prompt_layer_passes,
             prompt_layer_passes,
             head_passes: done.head_passes,
+            peak_kv_bytes: session.kv_bytes(),
             ms_prefill: stats.prefill.as_secs_f64() * 1e3,
             ms_answer: stats.decode.as_secs_f64() * 1e3,
             kv_bytes: session.kv_bytes(),

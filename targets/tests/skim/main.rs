@@ -2,7 +2,9 @@
 
 mod bundles;
 mod damage;
+mod effort;
 mod golden;
 mod harness;
 mod measure;
+mod plan;
 mod run;

@@ -69,7 +69,7 @@ pub(crate) trait Isa: Copy {
 
     /// Floats per vector.
     const LANES: usize;
-    /// Tokens per register tile of a matrix product, beside 4 rows: 4 × 4 sums need 32 registers, 4 × 2 fit 16.
+    /// Tokens per register tile of a matrix product of float weights, beside 6 rows: 6 × 4 sums need 32 registers, 6 × 2 fit 16.
     const TOKENS: usize;
     /// Heads that share the registers in attention, a power of two: two sums each, beside what is loaded.
     const HEADS: usize;
@@ -285,6 +285,7 @@ pub(crate) use entry;
 /// The table of an instruction set.
 macro_rules! table {
     ($name:literal, $isa:ty, $features:tt) => {{
+        use crate::cpu::attention::Part;
         use crate::cpu::matmul::{F16, F32};
         use crate::cpu::matmul_int8::{Q4, Q8};
         use crate::cpu::{attention, elementwise, isa::entry, matmul, matmul_int8, table::Table};
@@ -303,12 +304,10 @@ macro_rules! table {
                 (w: &Matrix<'_>, x: &Activations, y: &mut Band<'_>)),
             quantize: entry!($isa, $features, matmul_int8::quantize,
                 (x: &[f32], out: &mut [Int8Block])),
-            attention_f32: entry!($isa, $features, attention::attention::<$isa, F32>,
-                (q: &[f32], q_positions: &[u32], shape: AttentionShape, kv: &dyn KvSource, out: &mut Band<'_>)),
-            attention_f16: entry!($isa, $features, attention::attention::<$isa, F16>,
-                (q: &[f32], q_positions: &[u32], shape: AttentionShape, kv: &dyn KvSource, out: &mut Band<'_>)),
-            attention_q8: entry!($isa, $features, attention::attention::<$isa, attention::Q8>,
-                (q: &[f32], q_positions: &[u32], shape: AttentionShape, kv: &dyn KvSource, out: &mut Band<'_>)),
+            attention: entry!($isa, $features, attention::attention,
+                (q: &[f32], q_positions: &[u32], shape: AttentionShape, kv: &dyn KvSource, part: Part, out: &mut Band<'_>)),
+            merge: Some(entry!($isa, $features, attention::merge,
+                (shape: AttentionShape, spans: &[f32], out: &mut [f32]))),
             rms_norm: entry!($isa, $features, elementwise::rms_norm,
                 (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32])),
             rms_norm_in_place: entry!($isa, $features, elementwise::rms_norm_in_place,

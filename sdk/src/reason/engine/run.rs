@@ -1,14 +1,16 @@
 //! One question while it is being answered: its route, its texts, its books.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::generate::{FinishReason, Piece, TextStream};
+use crate::model::Model;
 use crate::reason::ask::Ask;
-use crate::reason::budget::{Account, Spent};
-use crate::reason::event::{Answer, Choice, Decision, Event, Usage};
+use crate::reason::budget::{Account, Clock};
+use crate::reason::event::{Answer, Choice, Decision, Event, SkipReason, Usage};
 use crate::reason::policy::{Observation, ReasoningPolicy};
 use crate::sampler::{Sampled, Sampler, SamplerOptions};
 use crate::session::{Session, SessionUsage};
@@ -22,26 +24,76 @@ pub(super) enum Phase {
     Answering,
 }
 
+/// An answer that a probe decoded.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    /// Its tokens, the end token included. All but the last are fed in the session of the probe.
+    pub(super) sampled: Vec<Sampled>,
+    /// It has an end; nothing needs to be sampled after it.
+    pub(super) complete: bool,
+    /// Smallest probability of its tokens.
+    pub(super) confidence: f32,
+    /// Chunks that were finished before.
+    pub(super) chunks: usize,
+    /// Tokens that the close took.
+    pub(super) close: usize,
+    pub(super) layer_passes: usize,
+}
+
+/// Tokens of an answer that probes wait for where the specification says nothing of answers.
+const SHORT_ANSWER: usize = 16;
+
 /// One question being answered.
 pub(super) struct Run {
+    pub(super) model: Model,
     pub(super) phase: Phase,
     pub(super) policy: Box<dyn ReasoningPolicy>,
     pub(super) route: RouteSpec,
     pub(super) prompt: Vec<TokenId>,
+    /// Whether what it shares with the prompt before is settled.
+    pub(super) prompt_begun: bool,
     pub(super) account: Account,
     pub(super) max_answer_tokens: usize,
     pub(super) sampler: Sampler,
     pub(super) stop_ids: Vec<TokenId>,
+    pub(super) stop_strings: Vec<String>,
     pub(super) chunk_separator: Option<TokenId>,
+    pub(super) chunk_ends: Vec<TokenId>,
     pub(super) close: TokenSequence,
     pub(super) thinking: TextStream,
     pub(super) answer_text: TextStream,
     /// Sampled or forced, not fed yet.
     pub(super) pending: Vec<TokenId>,
     pub(super) last: Option<Sampled>,
+    /// Chunks begun, the state of the newest one, and the position at which it began.
     pub(super) chunks: usize,
+    pub(super) chunk_open: bool,
     pub(super) chunk_tokens: usize,
+    pub(super) chunk_start: usize,
+    pub(super) chunk_began: Instant,
+    /// The newest token ended a chunk.
+    pub(super) chunk_ended: bool,
+    /// Positions of finished chunks that are not dropped yet, and how many tokens of each are to stay.
+    pub(super) finished: Vec<Range<usize>>,
+    pub(super) keep_last: Option<usize>,
+    /// Of the last step, if it was a probe.
+    pub(super) confidence: Option<f32>,
+    /// What it decoded.
+    pub(super) draft: Option<Draft>,
+    /// The sampler of probes: greedy, otherwise as asked.
+    pub(super) prober: Option<Sampler>,
+    pub(super) probe_limit: usize,
+    /// Keep the newest answer of a probe, to have one when time is up.
+    pub(super) keep_best: bool,
+    pub(super) best: Option<Draft>,
+    /// Sampled already for the answer; all but the last are fed.
+    pub(super) drafted: VecDeque<Sampled>,
+    /// The answer is an earlier one, and ends where it ends.
+    pub(super) from_best: bool,
+    /// Text of the answer that is not certain to stay.
+    pub(super) held: Option<Vec<Event>>,
     pub(super) probabilities: f64,
+    pub(super) clock: Clock,
     pub(super) asked: Instant,
     pub(super) phase_began: Instant,
     /// Session counts when the question was asked, and when its prompt was read.
@@ -57,8 +109,9 @@ impl Run {
         ask: &Ask,
         route: RouteSpec,
         policy: Box<dyn ReasoningPolicy>,
+        clock: &Clock,
     ) -> Result<Run> {
-        let (model, asked) = (session.model(), Instant::now());
+        let (model, asked) = (session.model(), clock.now());
         let spec = model.reasoning();
         let name = ask
             .route
@@ -73,14 +126,20 @@ impl Run {
             close: route.close.len(),
             reserve: spec.answer_reserve.max(1),
             max_thinking: route.max_thinking_tokens,
-            room: session.context() - ids.len(),
+            room: session.kv_entries() - ids.len(),
             layers: model.config().num_hidden_layers,
             deadline: ask
                 .budget
                 .milliseconds
-                .map(|ms| asked + Duration::from_millis(ms)),
+                .map(Duration::from_millis)
+                .into_iter()
+                .chain(ask.answer_by)
+                .min()
+                // What is too far away for a clock is no deadline.
+                .and_then(|time| asked.checked_add(time)),
+            clock: clock.clone(),
         };
-        account.check(&name, ids.len(), session.context())?;
+        account.check(&name, ids.len(), session.kv_entries())?;
         if !ask.stop_strings.is_empty() {
             model.require_tokenizer()?;
         }
@@ -100,25 +159,51 @@ impl Run {
             ..Usage::default()
         };
         let mut run = Run {
+            model: model.clone(),
             phase: Phase::Prompt,
             policy,
             account,
             max_answer_tokens: ask.max_answer_tokens.unwrap_or(usize::MAX),
             sampler,
             stop_ids: model.stop_ids(),
+            stop_strings: ask.stop_strings.clone(),
             chunk_separator: spec.chunk,
+            chunk_ends: spec.chunk_ends.clone(),
             close: TokenSequence::new(&route.close),
             thinking: TextStream::new(tokenizer, &[]),
             answer_text: TextStream::new(tokenizer, &ask.stop_strings),
             pending: Vec::new(),
             last: None,
             chunks: 0,
+            chunk_open: false,
             chunk_tokens: 0,
+            chunk_start: ids.len(),
+            chunk_began: asked,
+            chunk_ended: false,
+            finished: Vec::new(),
+            keep_last: ask.drop_chunks,
+            confidence: None,
+            draft: None,
+            prober: None,
+            probe_limit: ask
+                .max_probe_tokens
+                .unwrap_or(match spec.answer_reserve {
+                    0 => SHORT_ANSWER,
+                    reserve => reserve,
+                })
+                .max(1)
+                .min(ask.max_answer_tokens.unwrap_or(usize::MAX)),
+            keep_best: ask.answer_by.is_some(),
+            best: None,
+            drafted: VecDeque::new(),
+            from_best: false,
+            held: None,
             probabilities: 0.0,
+            clock: clock.clone(),
             asked,
             phase_began: asked,
-            before: session.usage(),
-            read: session.usage(),
+            before: SessionUsage::default(),
+            read: SessionUsage::default(),
             answer: Answer {
                 text: String::new(),
                 ids: Vec::new(),
@@ -131,6 +216,7 @@ impl Run {
                 decisions: Vec::new(),
             },
             prompt: ids,
+            prompt_begun: false,
             route,
         };
         run.log(Choice::Route(name));
@@ -143,38 +229,109 @@ impl Run {
             thinking_tokens: self.answer.usage.thinking_tokens,
             latent_steps: self.answer.usage.latent_steps,
             chunks: self.chunks,
+            chunk_ended: self.chunk_ended,
+            confidence: self.confidence,
             token: self.last.map(|last| last.id),
             logprob: self.last.map(|last| last.logprob),
         }
     }
 
-    pub(super) fn spent(&self, session: &Session) -> Spent {
-        let usage = &self.answer.usage;
-        Spent {
-            generated: usage.thinking_tokens + usage.answer_tokens,
-            thinking: usage.thinking_tokens,
-            positions: session.position() - self.prompt.len() + self.pending.len(),
-            layer_passes: session.usage().layer_passes - self.read.layer_passes
-                + self.pending.len() * self.account.layers,
-        }
-    }
-
     pub(super) fn begin_chunk(&mut self, queue: &mut VecDeque<Event>) {
-        if self.chunks > 0 {
+        if self.chunks > 0 && self.chunk_separator.is_some() {
             self.answer.thinking.push('\n');
         }
         queue.push_back(Event::ChunkStarted { index: self.chunks });
         self.chunks += 1;
+        self.chunk_open = true;
         self.chunk_tokens = 0;
     }
 
-    pub(super) fn end_chunk(&mut self, queue: &mut VecDeque<Event>) -> Result<()> {
+    /// Ends the chunk that is open, if one is; `complete`: where chunks end.
+    pub(super) fn end_chunk(&mut self, queue: &mut VecDeque<Event>, complete: bool) -> Result<()> {
+        if !std::mem::take(&mut self.chunk_open) {
+            return Ok(());
+        }
         let rest = self.thinking.finish()?;
         self.show_thinking(queue, rest);
+        let now = self.clock.now();
+        let since = now.saturating_duration_since(self.chunk_began);
+        self.chunk_began = now;
         queue.push_back(Event::ChunkFinished {
             index: self.chunks - 1,
             tokens: self.chunk_tokens,
+            ms: since.as_secs_f64() * 1e3,
+            complete,
         });
+        Ok(())
+    }
+
+    /// Takes in a token of the thinking that is certainly none of the close; `position` is its place in the session.
+    pub(super) fn think(
+        &mut self,
+        queue: &mut VecDeque<Event>,
+        id: TokenId,
+        position: usize,
+    ) -> Result<()> {
+        if !self.chunk_open {
+            self.begin_chunk(queue);
+        }
+        let separates = self.chunk_separator == Some(id);
+        if !separates {
+            self.chunk_tokens += 1;
+            self.answer.thinking_ids.push(id);
+            let (piece, _) = self.thinking.push(id, f32::NAN)?;
+            self.show_thinking(queue, piece);
+        }
+        self.chunk_ended = separates || self.chunk_ends.contains(&id);
+        if self.chunk_ended {
+            self.end_chunk(queue, true)?;
+            self.finished.push(self.chunk_start..position + 1);
+            self.chunk_start = position + 1;
+        }
+        Ok(())
+    }
+
+    /// Tells what is not going to be written.
+    pub(super) fn skip(&mut self, queue: &mut VecDeque<Event>, reason: SkipReason) {
+        if !self.route.kind.thinks_in_tokens() {
+            return;
+        }
+        let tokens_saved = self.route.expected_rest(self.answer.usage.thinking_tokens);
+        self.answer.usage.skipped_tokens = tokens_saved.unwrap_or(0);
+        queue.push_back(Event::ChunkSkipped {
+            reason,
+            tokens_saved,
+        });
+    }
+
+    /// Forgets the answer so far and takes the best of the probes instead; the session has no part in it.
+    pub(super) fn take_best(&mut self, queue: &mut VecDeque<Event>) -> Result<()> {
+        let Some(best) = self.best.take() else {
+            return Ok(());
+        };
+        self.decide(
+            queue,
+            Choice::BestSoFar {
+                confidence: best.confidence,
+                chunks: best.chunks,
+            },
+        );
+        let tokenizer = self.model.tokenizer()?;
+        self.answer_text = TextStream::new(tokenizer, &self.stop_strings);
+        let Answer {
+            ids, text, usage, ..
+        } = &mut self.answer;
+        ids.clear();
+        text.clear();
+        usage.probe_tokens += usage.answer_tokens;
+        usage.probe_tokens -= best.sampled.len();
+        usage.probe_layer_passes -= best.layer_passes;
+        usage.answer_tokens = 0;
+        self.probabilities = 0.0;
+        self.held = Some(Vec::new());
+        self.pending.clear();
+        self.drafted = best.sampled.into();
+        self.from_best = true;
         Ok(())
     }
 
@@ -188,7 +345,11 @@ impl Run {
     pub(super) fn show_answer(&mut self, queue: &mut VecDeque<Event>, piece: Option<Piece>) {
         if let Some(piece) = piece {
             self.answer.text.push_str(&piece.text);
-            queue.push_back(Event::AnswerText(piece));
+            let event = Event::AnswerText(piece);
+            match &mut self.held {
+                Some(held) => held.push(event),
+                None => queue.push_back(event),
+            }
         }
     }
 
@@ -201,7 +362,7 @@ impl Run {
         let usage = &self.answer.usage;
         let decision = Decision {
             generated_tokens: usage.thinking_tokens + usage.answer_tokens,
-            milliseconds: self.asked.elapsed().as_secs_f64() * 1e3,
+            milliseconds: self.clock.since(self.asked).as_secs_f64() * 1e3,
             choice,
         };
         self.answer.decisions.push(decision.clone());
@@ -210,10 +371,11 @@ impl Run {
 
     /// Goes over to `next`; returns the milliseconds of the phase that ends.
     pub(super) fn end_phase(&mut self, next: Phase) -> f64 {
-        let ms = self.phase_began.elapsed().as_secs_f64() * 1e3;
+        let now = self.clock.now();
+        let since = now.saturating_duration_since(self.phase_began);
         self.phase = next;
-        self.phase_began = Instant::now();
-        ms
+        self.phase_began = now;
+        since.as_secs_f64() * 1e3
     }
 }
 
@@ -227,12 +389,9 @@ fn check_prompt(session: &Session, ids: &[TokenId], route: &RouteSpec, name: &st
     model
         .check_ids(&route.close)
         .map_err(|error| error.at(format_args!("close of route `{name}`")))?;
-    if ids.len() > session.context() {
-        let message = format!(
-            "the prompt has {} tokens, the context is {}",
-            ids.len(),
-            session.context()
-        );
+    let most = session.kv_entries();
+    if ids.len() > most {
+        let message = format!("the prompt has {} tokens, the context is {most}", ids.len());
         return Err(Error::new(ErrorKind::ContextFull, message)
             .with_hint("shorten the prompt or open a larger context"));
     }

@@ -41,6 +41,7 @@ pub(super) struct Report<'a> {
     #[serde(flatten)]
     score: Score,
     route: &'a str,
+    routes: BTreeMap<&'a str, Score>,
     by_kind: BTreeMap<&'a str, Score>,
     model: String,
     data: String,
@@ -49,17 +50,22 @@ pub(super) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
+    /// The report on at least one route.
     pub(super) fn new(
-        counts: &'a Counts,
+        counts: &'a [(String, Counts)],
         path: &Path,
         data: &Path,
-        route: &'a str,
         model: &'a Model,
     ) -> Self {
-        let by_kind = counts.by_kind.iter();
+        let (route, first) = &counts[0];
+        let by_kind = first.by_kind.iter();
+        let routes = counts.iter();
         Report {
-            score: counts.all.score(),
+            score: first.all.score(),
             route,
+            routes: routes
+                .map(|(route, counts)| (route.as_str(), counts.all.score()))
+                .collect(),
             by_kind: by_kind
                 .map(|(kind, tally)| (kind.as_str(), tally.score()))
                 .collect(),
@@ -74,21 +80,20 @@ impl<'a> Report<'a> {
     pub(super) fn print(&self) -> Result {
         let mut out = io::stdout().lock();
         let style = Style::of(&out);
-        let width = self.by_kind.keys().map(|kind| kind.chars().count());
-        let width = width
-            .chain([self.route.chars().count(), 5])
-            .max()
-            .unwrap_or(0);
+        let names = self.by_kind.keys().chain(self.routes.keys());
+        let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
+        let width = width.max(5);
         let title = format!(
-            "{:width$}  {:>6}  {:>8}  {:>15}  {:>8}  {:>8}  {:>8}",
-            "", "n", "accuracy", "95 % interval", "tokens", "latent", "layers"
+            "{:width$}  {:>6}  {:>8}  {:>15}  {:>8}  {:>8}  {:>8}  {:>8}",
+            "", "n", "accuracy", "95 % interval", "tokens", "latent", "layers", "probes"
         );
         writeln!(out, "{}", style.strong(&title))?;
         let rows = self.by_kind.iter().map(|(kind, score)| (*kind, score));
-        for (name, score) in rows.chain([(self.route, &self.score)]) {
+        let routes = self.routes.iter().map(|(route, score)| (*route, score));
+        for (name, score) in rows.chain(routes) {
             writeln!(
                 out,
-                "{name:width$}  {:>6}  {:>6.2} %  {:>15}  {:>8.1}  {:>8.1}  {:>8.1}",
+                "{name:width$}  {:>6}  {:>6.2} %  {:>15}  {:>8.1}  {:>8.1}  {:>8.1}  {:>8.2}",
                 score.n,
                 100.0 * score.accuracy,
                 format!(
@@ -99,6 +104,7 @@ impl<'a> Report<'a> {
                 score.mean_generated_tokens,
                 score.mean_latent_steps,
                 score.mean_layer_passes,
+                score.mean_probes,
             )?;
         }
         let times = format!(

@@ -43,16 +43,19 @@ impl ThinkingIds {
 
     pub(super) fn follow(&mut self, event: &Event) {
         match event {
-            Event::ChunkStarted { index } if *index > 0 => self.ids.extend(self.separator),
+            Event::ChunkFinished { complete: true, .. } => self.ids.extend(self.separator),
             Event::ThinkingText(piece) => self.ids.extend(&piece.ids),
             Event::Decision(decision) => {
                 self.closed |= matches!(
                     decision.choice,
                     Choice::StudentClosed
                         | Choice::PolicyClosed
+                        | Choice::Settled(_)
                         | Choice::StudentEnded
                         | Choice::ThinkingCut(_)
                 );
+                // An answer from before was closed aside.
+                self.closed &= !matches!(decision.choice, Choice::BestSoFar { .. });
             }
             _ => {}
         }

@@ -16,6 +16,8 @@ pub(super) struct View {
     style: Style,
     /// The model has no tokenizer: it speaks in ids.
     in_ids: bool,
+    /// Chunks are shown as lines; otherwise their own text says where they end.
+    separated: bool,
     /// A chunk began that has no text yet; a budget may end it before it has.
     new_line: bool,
     thought: bool,
@@ -29,6 +31,7 @@ impl View {
             style: Style::of(&stdout),
             stdout,
             in_ids: model.bundle().tokenizer_json().is_none(),
+            separated: model.reasoning().chunk.is_some(),
             new_line: false,
             thought: false,
             answered: false,
@@ -38,7 +41,7 @@ impl View {
     pub(super) fn show(&mut self, event: &Event) -> Result {
         match event {
             Event::ChunkStarted { index } => {
-                self.new_line = *index > 0;
+                self.new_line = self.separated && *index > 0;
                 return Ok(());
             }
             Event::ThinkingText(piece) => {
@@ -91,6 +94,16 @@ pub(super) fn print_costs(report: &Report<'_>) -> io::Result<()> {
             "{} thinking",
             grouped(usage.thinking_tokens as u64)
         ));
+    }
+    if usage.probes > 0 {
+        parts.push(counted(usage.probes, "probe"));
+    }
+    if usage.skipped_tokens > 0 {
+        let skipped = grouped(usage.skipped_tokens as u64);
+        parts.push(format!("about {skipped} skipped"));
+    }
+    if usage.dropped_tokens > 0 {
+        parts.push(format!("{} dropped", grouped(usage.dropped_tokens as u64)));
     }
     if usage.latent_steps > 0 {
         parts.push(counted(usage.latent_steps, "latent step"));

@@ -1,0 +1,89 @@
+// What is the C++ wrapper's own: exceptions that pass through a callback, owners of borrowed memory, sessions on threads.
+//
+//   laws STUDENT.skim
+#include <atomic>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <skimstone.hpp>
+#include <thread>
+
+static const char question[] = "age 34. in bed 23:05, up 07:15.\nhow long was I in bed?";
+
+static void must(bool holds, const char *law) {
+  if (holds) return;
+  std::cerr << "broken: " << law << '\n';
+  std::exit(1);
+}
+
+static void exceptions(const skim::Model &model) {
+  skim::Session session(model);
+  session.append(question);
+  int seen = 0;
+  try {
+    session.generate([&](const skim::Event &) -> bool {
+      if (++seen == 3) throw std::runtime_error("enough");
+      return true;
+    });
+    must(false, "the exception of a callback passes through generate");
+  } catch (const std::runtime_error &error) {
+    must(std::string(error.what()) == "enough" && seen == 3, "it is the same exception, and the callback is not called again");
+  }
+  must(session.generate().string("finish_reason") == "stop", "the session can be used afterwards");
+  try {
+    session.set("route", "fast");
+    must(false, "a failed call throws");
+  } catch (const skim::Error &error) {
+    must(error.status() == SKIM_STATUS_UNKNOWN_ROUTE && error.kind() == "unknown_route", "an error has status and kind");
+  }
+}
+
+static void borrowed_memory(const std::string &path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  std::size_t size = (bytes.size() + 63) / 64 * 64;
+  std::shared_ptr<void> memory(std::aligned_alloc(64, size), std::free);
+  std::copy(bytes.begin(), bytes.end(), static_cast<char *>(memory.get()));
+  std::weak_ptr<void> watch = memory;
+  const void *data = memory.get();
+  std::optional<skim::Model> model(skim::Bundle::borrow(data, bytes.size(), std::move(memory)));
+  must(!watch.expired(), "a model keeps the memory that it borrowed");
+  skim::Session session(*model);
+  model.reset();
+  must(session.append(question).generate().string("finish_reason") == "stop" && !watch.expired(), "so does a session");
+  session = skim::Session(skim::Model::open(path));
+  must(watch.expired(), "the last one gives it back");
+}
+
+static void threads(const skim::Model &model) {
+  skim::Session first(model);
+  first.append(question).set("route", "skip");
+  const std::string expected(first.generate().text());
+  std::atomic<int> right{0}, cancelled{0};
+  std::vector<std::thread> workers;
+  for (int i = 0; i < 8; ++i) {
+    workers.emplace_back([&, i, session = first.fork()]() mutable {
+      auto cancel = session.cancel_handle();
+      for (int round = 0; round < 10; ++round) {
+        std::thread canceller;
+        if ((i + round) % 2) canceller = std::thread([&] { cancel.trigger(); });
+        auto fork = session.fork();
+        for (auto *one : {&session, &fork}) {
+          auto finished = one->generate();
+          (finished.string("finish_reason") == "cancelled" ? cancelled : right) += 1;
+          must(finished.string("finish_reason") == "cancelled" || finished.text() == expected, "threads do not disturb each other");
+        }
+        if (canceller.joinable()) canceller.join();
+      }
+    });
+  }
+  for (auto &worker : workers) worker.join();
+  must(right + cancelled == 160 && right >= 80, "every question is answered or cancelled");
+}
+
+int main(int, char **argv) {
+  auto model = skim::Model::open(argv[1]);
+  exceptions(model);
+  borrowed_memory(argv[1]);
+  threads(model);
+}
