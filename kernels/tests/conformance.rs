@@ -10,6 +10,7 @@ use skimstone_kernels::{
 };
 use support::{
     Kv, Packed, Rng, U, assert_close, assert_same, cpus, fast_tables, quick, roundings, scalar,
+    scalar_table,
 };
 
 /// One less, as many as, and one more than the lanes of every table (4, 8, 16), around one block and two, and the
@@ -263,15 +264,6 @@ fn elementwise_ops_agree() {
                 let mut in_place = x.clone();
                 cpu.rms_norm_in_place(&mut in_place, &weight, 1e-5).unwrap();
                 assert_same(&format!("rms_norm_in_place {what}"), &in_place, &got);
-
-                // The argument of e^(x - max) is rounded once: a relative error of |x - max| · U, at most 88 · U where
-                // the result is not cut to zero (under 2e-38).
-                let (mut got, mut want) = (x.clone(), x.clone());
-                cpu.softmax(&mut got);
-                reference.softmax(&mut want);
-                let bound = |i: usize| want[i].abs() * U * (88.0 + roundings(cols)) + 2e-38;
-                assert_close(&format!("softmax {what}"), &got, &want, bound);
-                assert_eq!(cpu.argmax(&x), reference.argmax(&x), "argmax {what}");
             }
         }
     }
@@ -366,24 +358,50 @@ fn the_gate_closes_far_below_zero() {
 }
 
 #[test]
-fn softmax_and_argmax_at_their_edges() {
-    for cpu in cpus(1).into_iter().chain([scalar()]) {
-        let name = cpu.name();
-        let mut masked = [1.0, f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, -200.0];
-        cpu.softmax(&mut masked);
-        assert_eq!(masked, [0.5, 0.0, 0.5, 0.0, 0.0], "{name}");
-        cpu.softmax(&mut []);
+fn argmax_and_log_sum_exp_agree() {
+    let reference = scalar_table();
+    for table in fast_tables() {
+        for len in RAGGED.into_iter().chain([1023, 1040, 5000]) {
+            let x = Rng(len as u64).values(len);
+            let what = format!("{} [{len}]", table.name());
+            assert_eq!(table.argmax(&x), reference.argmax(&x), "argmax {what}");
+            // The argument of e^(x - max) is rounded once: a relative error of |x - max| · U, at most 88 · U where the result is not cut
+            // to zero; two ulp of e^x, and 64 additions in a lane. In the logarithm that is an absolute error.
+            let (got, want) = (table.log_sum_exp(&x), reference.log_sum_exp(&x));
+            let bound = f64::from(U) * (88.0 + 4.0 + 64.0);
+            assert!(
+                (got - want).abs() <= bound,
+                "log_sum_exp {what}: {got}, expected {want} ± {bound:e}"
+            );
+        }
+    }
+}
 
+#[test]
+fn argmax_and_log_sum_exp_at_their_edges() {
+    for table in skimstone_kernels::tables() {
+        let name = table.name();
         let mut x = vec![-5.0; 3000];
         for (i, v) in [(17, f32::NAN), (1023, 2.0), (1024, 2.0), (2999, 1.0)] {
             x[i] = v;
         }
-        assert_eq!(cpu.argmax(&x), 1023, "{name}: the first of equals");
+        assert_eq!(table.argmax(&x), 1023, "{name}: the first of equals");
         x[2999] = f32::INFINITY;
-        assert_eq!(cpu.argmax(&x), 2999, "{name}");
-        assert_eq!(cpu.argmax(&[]), 0, "{name}");
-        assert_eq!(cpu.argmax(&[f32::NAN; 40]), 0, "{name}");
-        assert_eq!(cpu.argmax(&[f32::NEG_INFINITY; 40]), 0, "{name}");
+        assert_eq!(table.argmax(&x), 2999, "{name}");
+        assert_eq!(table.argmax(&[]), 0, "{name}");
+        assert_eq!(table.argmax(&[f32::NAN; 40]), 0, "{name}");
+        assert_eq!(table.argmax(&[f32::NEG_INFINITY; 40]), 0, "{name}");
+
+        let masked = [1.0, f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, -200.0];
+        let want = 1.0 + std::f64::consts::LN_2;
+        assert!((table.log_sum_exp(&masked) - want).abs() < 1e-6, "{name}");
+        for nothing in [&[][..], &[f32::NEG_INFINITY; 40]] {
+            let got = table.log_sum_exp(nothing);
+            assert_eq!(got, f64::NEG_INFINITY, "{name}");
+        }
+        // Far from zero as well as near it.
+        let got = table.log_sum_exp(&[3e38, 3e38]);
+        assert_eq!(got, f64::from(3e38f32) + std::f64::consts::LN_2, "{name}");
     }
 }
 

@@ -13,6 +13,8 @@
 //! Log-probabilities are those of the *raw* logits, before the chain: they say what the model thought, not what was allowed.
 //! After creation nothing allocates.
 
+use skimstone_kernels::Table;
+
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -65,6 +67,7 @@ pub struct Sampled {
 #[derive(Debug, Clone)]
 pub struct Sampler {
     options: SamplerOptions,
+    table: &'static Table,
     random: Xoshiro256,
     /// Logits as edited by the chain. `[V]`
     logits: Vec<f32>,
@@ -80,10 +83,11 @@ impl Sampler {
     ///
     /// # Errors
     /// [`ErrorKind::Argument`] if an option is outside its range, naming it; [`ErrorKind::Token`] for a biased token outside the
-    /// vocabulary.
+    /// vocabulary; [`ErrorKind::Backend`] if the environment names kernels that cannot run here.
     pub fn new(vocab_size: usize, options: SamplerOptions) -> Result<Self> {
         check(&options, vocab_size)?;
         Ok(Sampler {
+            table: Table::from_env()?,
             random: Xoshiro256::new(options.seed),
             logits: Vec::with_capacity(vocab_size),
             order: Vec::with_capacity(vocab_size),
@@ -142,8 +146,8 @@ impl Sampler {
         self.logits.extend_from_slice(logits);
         self.edit();
         let id = if self.options.temperature == 0.0 {
-            let best = argmax(&self.logits);
-            (self.logits[best as usize] > f32::NEG_INFINITY).then_some(best)
+            let best = self.table.argmax(&self.logits);
+            (self.logits[best] > f32::NEG_INFINITY).then_some(best as TokenId)
         } else {
             self.draw()
         };
@@ -247,9 +251,7 @@ impl Sampler {
 
     /// Fills `top` and returns the log-probability of `id` under the raw `logits`.
     fn measure(&mut self, logits: &[f32], id: TokenId) -> f32 {
-        let max = largest(logits);
-        let sum: f64 = logits.iter().map(|x| f64::from((x - max).exp())).sum();
-        let log_sum = f64::from(max) + sum.ln();
+        let log_sum = self.table.log_sum_exp(logits);
         let logprob = |id: TokenId| (f64::from(logits[id as usize]) - log_sum) as f32;
 
         let wanted = self.options.logprobs.unwrap_or(0).min(logits.len());
@@ -302,28 +304,9 @@ fn check(options: &SamplerOptions, vocab_size: usize) -> Result<()> {
     Ok(())
 }
 
-/// Index of the largest value, the first of equals; 0 if none is above minus infinity.
-fn argmax(x: &[f32]) -> TokenId {
-    let max = largest(x);
-    first(x, |x| x == max).unwrap_or(0) as TokenId
-}
-
-/// The largest value; NaN never wins.
+/// Index of the first value that `is` true of.
 ///
-/// Sixteen at a time, so that the compiler makes vectors of them: a vocabulary is read several times per token.
-fn largest(x: &[f32]) -> f32 {
-    let (chunks, rest) = x.as_chunks::<16>();
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = if *x > *lane { *x } else { *lane };
-        }
-    }
-    let all = lanes.iter().chain(rest);
-    all.fold(f32::NEG_INFINITY, |max, x| max.max(*x))
-}
-
-/// Index of the first value that `is` true of; sixteen at a time as in [`largest`].
+/// Sixteen at a time, so that the compiler makes vectors of them: the vocabulary may be large.
 fn first(x: &[f32], is: impl Fn(f32) -> bool) -> Option<usize> {
     let (chunks, _) = x.as_chunks::<16>();
     let chunk = chunks

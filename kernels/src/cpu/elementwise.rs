@@ -183,31 +183,31 @@ fn rotate<I: Isa>(isa: I, a: I::F32, b: I::F32, cos: I::F32, sin: I::F32) -> (I:
     )
 }
 
-/// `x = e^x / Σ e^x`, shifted by the maximum.
+/// Values whose sum is made in f32, and whose maximum is looked for before anything else: 64 additions per lane at most.
+const STRETCH: usize = 1024;
+
+/// `ln Σ e^x`, minus infinity if that is all there is.
 #[inline(always)]
-pub(crate) fn softmax<I: Isa>(isa: I, x: &mut [f32]) {
-    let max = isa.splat(max(isa, x));
-    let mut sum = isa.splat(0.0);
-    let (chunks, rest) = I::chunks_mut(x);
-    for x in chunks.iter_mut() {
-        let e = exp(isa, isa.sub(isa.load(x), max));
-        sum = isa.add(sum, e);
-        isa.store(e, x);
+pub(crate) fn log_sum_exp<I: Isa>(isa: I, x: &[f32]) -> f64 {
+    let largest = max(isa, x);
+    if largest == f32::NEG_INFINITY {
+        return f64::NEG_INFINITY;
     }
-    let mut total = isa.sum(sum);
-    if !rest.is_empty() {
-        let e = exp(isa, isa.sub(isa.load_partial(rest), max));
-        isa.store_partial(e, rest);
-        for e in rest.iter() {
-            total += *e;
+    let (max, mut total) = (isa.splat(largest), 0.0);
+    for x in x.chunks(STRETCH) {
+        let mut sum = isa.splat(0.0);
+        let (chunks, rest) = I::chunks(x);
+        for x in chunks {
+            sum = isa.add(sum, exp(isa, isa.sub(isa.load(x), max)));
+        }
+        total += f64::from(isa.sum(sum));
+        let mut last = I::ZEROS;
+        isa.store(exp(isa, isa.sub(isa.load_partial(rest), max)), &mut last);
+        for e in &last.as_ref()[..rest.len()] {
+            total += f64::from(*e);
         }
     }
-    let factor = isa.splat(1.0 / total);
-    for x in chunks {
-        isa.store(isa.mul(isa.load(x), factor), x);
-    }
-    let v = isa.mul(isa.load_partial(rest), factor);
-    isa.store_partial(v, rest);
+    f64::from(largest) + total.ln()
 }
 
 /// The largest value; NaN never wins; minus infinity if there is none.
@@ -232,7 +232,6 @@ fn max<I: Isa>(isa: I, x: &[f32]) -> f32 {
 #[inline(always)]
 pub(crate) fn argmax<I: Isa>(isa: I, x: &[f32]) -> usize {
     // The maximum of each stretch with vectors, then one search in the stretch that holds it.
-    const STRETCH: usize = 1024;
     let (mut best, mut start) = (f32::NEG_INFINITY, 0);
     for (i, x) in x.chunks(STRETCH).enumerate() {
         let max = max(isa, x);

@@ -262,16 +262,6 @@ impl Cpu {
         }
         Ok(())
     }
-
-    /// `x = e^x / Σ e^x` in place. Minus infinity gives 0.
-    pub fn softmax(&self, x: &mut [f32]) {
-        (self.table.softmax)(x);
-    }
-
-    /// Index of the largest value, the first of equals. NaN never wins; 0 if there is nothing to choose.
-    pub fn argmax(&self, x: &[f32]) -> usize {
-        (self.table.argmax)(x)
-    }
 }
 
 fn check(op: &'static str, what: &'static str, expected: usize, actual: usize) -> Result<()> {

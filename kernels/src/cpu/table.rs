@@ -27,7 +27,7 @@ pub struct Table {
     pub(crate) add: fn(x: &mut [f32], y: &[f32]),
     pub(crate) silu_mul: fn(gate: &mut [f32], up: &[f32]),
     pub(crate) rope: fn(x: &mut [f32], cos: &[f32], sin: &[f32]),
-    pub(crate) softmax: fn(x: &mut [f32]),
+    pub(crate) log_sum_exp: fn(x: &[f32]) -> f64,
     pub(crate) argmax: fn(x: &[f32]) -> usize,
 }
 
@@ -63,8 +63,21 @@ impl Table {
         }
     }
 
-    /// The table that the environment names, or the best one.
-    pub(crate) fn from_env() -> Result<&'static Self> {
+    /// Index of the largest value, the first of equals. NaN never wins; 0 if there is nothing to choose.
+    pub fn argmax(&self, x: &[f32]) -> usize {
+        (self.argmax)(x)
+    }
+
+    /// `ln Σ e^x` of values that are numbers or minus infinity, which adds nothing and is the result where there is nothing else.
+    pub fn log_sum_exp(&self, x: &[f32]) -> f64 {
+        (self.log_sum_exp)(x)
+    }
+
+    /// The table that the environment variable `SKIMSTONE_KERNELS` names, or the best one.
+    ///
+    /// # Errors
+    /// [`KernelError::UnknownTable`] if it names a table that cannot run here.
+    pub fn from_env() -> Result<&'static Self> {
         match std::env::var(VARIABLE) {
             Ok(name) => Self::by_name(&name),
             Err(std::env::VarError::NotPresent) => Ok(tables()[0]),

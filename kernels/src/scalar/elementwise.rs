@@ -45,16 +45,14 @@ pub(crate) fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// `x = e^x / Σ e^x`, shifted by the maximum.
-pub(crate) fn softmax(x: &mut [f32]) {
-    let max = x.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
-    let sum: f64 = x
-        .iter()
-        .map(|v| (f64::from(*v) - f64::from(max)).exp())
-        .sum();
-    for v in x {
-        *v = ((f64::from(*v) - f64::from(max)).exp() / sum) as f32;
+/// `ln Σ e^x`, minus infinity if that is all there is.
+pub(crate) fn log_sum_exp(x: &[f32]) -> f64 {
+    let max = f64::from(x.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v)));
+    if max == f64::NEG_INFINITY {
+        return max;
     }
+    let sum: f64 = x.iter().map(|v| (f64::from(*v) - max).exp()).sum();
+    max + sum.ln()
 }
 
 /// Index of the largest value, the first of equals; NaN never wins; 0 if there is nothing to choose.

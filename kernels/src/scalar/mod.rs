@@ -23,6 +23,6 @@ pub(crate) static TABLE: Table = Table {
     add: elementwise::add,
     silu_mul: elementwise::silu_mul,
     rope: elementwise::rope,
-    softmax: elementwise::softmax,
+    log_sum_exp: elementwise::log_sum_exp,
     argmax: elementwise::argmax,
 };

@@ -52,13 +52,17 @@ impl Rng {
     }
 }
 
-/// The specification on one thread.
-pub(crate) fn scalar() -> Cpu {
-    let table = tables()
+/// The specification.
+pub(crate) fn scalar_table() -> &'static Table {
+    tables()
         .into_iter()
         .find(|t| t.name() == "scalar")
-        .expect("scalar is always there");
-    Cpu::with_table(table, 1).unwrap()
+        .expect("scalar is always there")
+}
+
+/// The specification on one thread.
+pub(crate) fn scalar() -> Cpu {
+    Cpu::with_table(scalar_table(), 1).unwrap()
 }
 
 /// Every table but the specification.

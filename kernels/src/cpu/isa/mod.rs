@@ -315,7 +315,7 @@ macro_rules! table {
             add: entry!($isa, $features, elementwise::add, (x: &mut [f32], y: &[f32])),
             silu_mul: entry!($isa, $features, elementwise::silu_mul, (gate: &mut [f32], up: &[f32])),
             rope: entry!($isa, $features, elementwise::rope, (x: &mut [f32], cos: &[f32], sin: &[f32])),
-            softmax: entry!($isa, $features, elementwise::softmax, (x: &mut [f32])),
+            log_sum_exp: entry!($isa, $features, elementwise::log_sum_exp, (x: &[f32]) -> f64),
             argmax: entry!($isa, $features, elementwise::argmax, (x: &[f32]) -> usize),
         }
     }};
