@@ -5,7 +5,7 @@
 //!
 //! | part | counted |
 //! | --- | --- |
-//! | tokenizer | an estimate: three times its JSON |
+//! | tokenizer | an estimate: three times its JSON; at most 2 MiB where its vocabulary lies packed in the bundle |
 //! | keys and values | blocks for the whole context of every session, reserved when it is created |
 //! | scratch | activations of one prefill chunk, partial sums of attention, logits and hidden states of every session |
 //! | samplers | one per session |
@@ -83,12 +83,11 @@ pub fn estimate(
     sessions: usize,
     kv_format: Option<KvFormat>,
 ) -> MemoryEstimate {
-    let tokenizer_json_bytes = bundle.tokenizer_json().map_or(0, |json| json.len() as u64);
     let copied = copied_bytes(bundle);
     let mut estimate = estimate_shape(
         bundle.config(),
         bundle.file_bytes() as u64 - copied,
-        tokenizer_json_bytes,
+        tokenizer_bytes(bundle),
         context,
         sessions,
         kv_format_of(bundle, kv_format),
@@ -99,12 +98,12 @@ pub fn estimate(
     MemoryEstimate::new(estimate.file_backed, estimate.parts)
 }
 
-/// [`estimate`] for a model that is not there yet: of the shape `config`, in a mapped file of `file_bytes` with a tokenizer of
-/// `tokenizer_json_bytes` (0 without one).
+/// [`estimate`] for a model that is not there yet: of the shape `config`, in a mapped file of `file_bytes` with a tokenizer that takes
+/// `tokenizer_bytes` of memory (0 without one).
 pub fn estimate_shape(
     config: &ModelConfig,
     file_bytes: u64,
-    tokenizer_json_bytes: u64,
+    tokenizer_bytes: u64,
     context: usize,
     sessions: usize,
     kv_format: KvFormat,
@@ -118,7 +117,7 @@ pub fn estimate_shape(
         ),
         ("scratch", sessions * session_bytes(config, context)),
         ("samplers", sessions * Sampler::bytes(config.vocab_size)),
-        ("tokenizer", TOKENIZER_FACTOR * tokenizer_json_bytes),
+        ("tokenizer", tokenizer_bytes),
     ];
     MemoryEstimate::new(file_bytes, parts)
 }
@@ -156,9 +155,17 @@ pub(crate) fn session_bytes(config: &ModelConfig, context: usize) -> u64 {
 /// Vocabulary, merges and their maps take about three times the JSON that they are read from.
 const TOKENIZER_FACTOR: u64 = 3;
 
-/// Bytes that the tokenizer of `bundle` takes.
-pub(crate) fn tokenizer_bytes(bundle: &Bundle) -> u64 {
-    TOKENIZER_FACTOR * bundle.tokenizer_json().map_or(0, |json| json.len() as u64)
+/// What a tokenizer takes whose vocabulary stays in the file: its compiled patterns and their caches (1.9 MB for Qwen2.5's).
+const PACKED_TOKENIZER_BYTES: u64 = 2 << 20;
+
+/// Bytes of memory that the tokenizer of `bundle` takes.
+pub fn tokenizer_bytes(bundle: &Bundle) -> u64 {
+    let bytes = TOKENIZER_FACTOR * bundle.tokenizer_json().map_or(0, |json| json.len() as u64);
+    if bundle.has_packed_tokenizer() {
+        bytes.min(PACKED_TOKENIZER_BYTES)
+    } else {
+        bytes
+    }
 }
 
 /// Anonymous bytes in use by one model and everything made from it, against a hard cap.

@@ -1,12 +1,17 @@
 //! Text ↔ ids: stored vectors of real tokenizers, streams, and files that are not what they claim to be.
 
 mod common;
+mod tiny;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Cursor};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use skimstone::{DecodeStream, ErrorKind, TokenId, Tokenizer};
+use skimstone::kernels::Format;
+use skimstone::{
+    Bundle, BundleSpec, BundleWriter, DecodeStream, ErrorKind, ModelConfig, ModelType, TensorDecl,
+    TokenId, Tokenizer,
+};
 
 /// Tokenizer folder and golden file of each family in the data.
 const FAMILIES: [(&str, &str); 3] = [("qwen2.5", "qwen"), ("gpt2", "gpt2"), ("smollm", "smollm")];
@@ -271,6 +276,48 @@ proptest! {
             let ids = tokenizer.encode(&text, true).unwrap_or_default();
             let _ = tokenizer.decode(&ids, false);
             let _ = tokenizer.decode(&[0, 7, 263, 9999], true);
+        }
+    }
+}
+
+/// A bundle with this tokenizer and weights that are all zero.
+fn bundle_of(json: &[u8]) -> Bundle {
+    let mut spec = BundleSpec::new(ModelConfig {
+        vocab_size: 200_000,
+        ..tiny::config(ModelType::Llama)
+    });
+    spec.tokenizer_json = Some(json.to_vec());
+    let tensors = TensorDecl::for_model(&spec.config, Format::Q4);
+    let mut writer = BundleWriter::new(Cursor::new(Vec::new()), spec, &tensors).unwrap();
+    for tensor in &tensors {
+        writer.write_rows(&tensor.name, |_, _| Ok(())).unwrap();
+    }
+    Bundle::from_bytes(writer.finish().unwrap().into_inner()).unwrap()
+}
+
+#[test]
+fn a_bundle_s_packed_vocabulary_gives_the_stored_vectors() {
+    for (folder, name) in FAMILIES {
+        let Some(path) = common::data(&format!("tokenizers/{folder}/tokenizer.json")) else {
+            return;
+        };
+        let json = std::fs::read(path).unwrap();
+        let bundle = bundle_of(&json);
+        assert!(
+            bundle
+                .tensors()
+                .any(|tensor| tensor.name() == "tokenizer.bpe"),
+            "{folder}"
+        );
+        assert_eq!(bundle.tokenizer_json(), Some(&json[..]));
+        let packed = bundle.tokenizer().unwrap().expect("it has one");
+        let whole = Tokenizer::from_bytes(&json, 200_000).unwrap();
+        for (text, ids) in golden(name) {
+            assert_eq!(packed.encode(&text, false).unwrap(), ids, "{name}: {text}");
+            assert_eq!(
+                packed.decode(&ids, false).unwrap(),
+                whole.decode(&ids, false).unwrap()
+            );
         }
     }
 }

@@ -30,7 +30,8 @@ pub(crate) struct Subject {
     /// What the embedding is stored in; keys and values follow it.
     embedding: Format,
     pub(crate) file_bytes: u64,
-    tokenizer_json_bytes: u64,
+    /// Bytes of the tokenizer in the file, and in memory.
+    tokenizer_bytes: [u64; 2],
     /// Every tensor of the model: name, rows times columns, bytes, format.
     tensors: Vec<Tensor>,
 }
@@ -104,7 +105,10 @@ impl Subject {
             format: main_format(&tensors),
             embedding: bundle.weights().embed_tokens().format(),
             file_bytes: bundle.file_bytes() as u64,
-            tokenizer_json_bytes: bundle.tokenizer_json().map_or(0, |json| json.len() as u64),
+            tokenizer_bytes: [
+                bundle.tokenizer_file_bytes(),
+                memory::tokenizer_bytes(&bundle),
+            ],
             tensors,
             config,
             bundle: Some(bundle),
@@ -118,7 +122,7 @@ impl Subject {
             format: quant,
             embedding: quant,
             file_bytes: tensors.iter().map(|tensor| tensor.bytes).sum(),
-            tokenizer_json_bytes: 0,
+            tokenizer_bytes: [0, 0],
             tensors,
             config,
             bundle: None,
@@ -129,12 +133,12 @@ impl Subject {
     pub(crate) fn in_format(&self, format: Format) -> Subject {
         Subject {
             reasoning: self.reasoning.clone(),
-            file_bytes: self.tokenizer_json_bytes
+            file_bytes: self.tokenizer_bytes[0]
                 + tensors_in(&self.config, format)
                     .iter()
                     .map(|tensor| tensor.bytes)
                     .sum::<u64>(),
-            tokenizer_json_bytes: self.tokenizer_json_bytes,
+            tokenizer_bytes: self.tokenizer_bytes,
             ..Subject::of_shape(self.config.clone(), format)
         }
     }
@@ -146,7 +150,7 @@ impl Subject {
 
     /// Memory of one session of `context` positions over the mapped file.
     pub(crate) fn memory(&self, context: usize, kv: KvFormat) -> MemoryEstimate {
-        let (file, tokenizer) = (self.file_bytes, self.tokenizer_json_bytes);
+        let (file, [_, tokenizer]) = (self.file_bytes, self.tokenizer_bytes);
         memory::estimate_shape(&self.config, file, tokenizer, context, 1, kv)
     }
 

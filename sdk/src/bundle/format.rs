@@ -53,6 +53,8 @@ pub(crate) mod key {
 
 /// The tensor that holds `tokenizer.json`.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
+/// The tensor that holds the vocabulary of `tokenizer.json` packed, if it is a byte-pair model: derived from it, and not needed.
+pub(crate) const TOKENIZER_TABLE: &str = "tokenizer.bpe";
 /// The tensor that holds the chat template.
 pub(crate) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 /// Names of filler tensors begin with this.

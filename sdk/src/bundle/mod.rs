@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 use skimstone_kernels::{BLOCK, Format, Matrix};
@@ -28,7 +29,7 @@ use crate::chat::ChatTemplate;
 use crate::config::{GenerationConfig, ModelConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::spec::ReasoningSpec;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{TableBytes, Tokenizer};
 use crate::weights::{WeightTable, Weights};
 use format::{Layout, key};
 use header::{Dtype, Entry, Header};
@@ -37,10 +38,11 @@ pub(crate) use mmap::as_f32s;
 pub use pending::PendingFile;
 pub use writer::{BundleSpec, BundleWriter, TensorDecl};
 
+pub(crate) use mmap::Storage;
+
 /// The parts of safetensors that import reads checkpoints with: the same mapping, the same rules.
 pub(crate) mod safetensors {
     pub(crate) use super::header::{Dtype, Entry, parse};
-    pub(crate) use super::mmap::Storage;
 }
 
 /// One tensor of a bundle: its logical shape, and where its bytes stand.
@@ -122,9 +124,9 @@ impl OpenOptions {
     /// As [`Bundle::open`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Bundle> {
         let path = path.as_ref();
-        let storage = mmap::Storage::open(path)
+        let storage = Storage::open(path)
             .and_then(|file| match self.copy {
-                true => mmap::Storage::copy(&file),
+                true => Storage::copy(&file),
                 false => Ok(file),
             })
             .map_err(|error| Error::io(path, error))?;
@@ -136,7 +138,7 @@ impl OpenOptions {
     /// # Errors
     /// As [`Bundle::from_bytes`].
     pub fn open_bytes(&self, bytes: impl AsRef<[u8]>) -> Result<Bundle> {
-        let storage = mmap::Storage::copy(bytes.as_ref()).map_err(unreadable)?;
+        let storage = Storage::copy(bytes.as_ref()).map_err(unreadable)?;
         self.load(storage)
     }
 
@@ -147,9 +149,9 @@ impl OpenOptions {
     /// # Errors
     /// As [`Bundle::open`].
     pub fn open_file(&self, file: &File, range: Option<Range<u64>>) -> Result<Bundle> {
-        let storage = mmap::Storage::open_file(file, range)
+        let storage = Storage::open_file(file, range)
             .and_then(|file| match self.copy {
-                true => mmap::Storage::copy(&file),
+                true => Storage::copy(&file),
                 false => Ok(file),
             })
             .map_err(unreadable)?;
@@ -162,10 +164,10 @@ impl OpenOptions {
     /// # Errors
     /// As [`Bundle::open`].
     pub fn open_shared(&self, bytes: Box<dyn AsRef<[u8]> + Send + Sync>) -> Result<Bundle> {
-        self.load(mmap::Storage::shared(bytes).map_err(unreadable)?)
+        self.load(Storage::shared(bytes).map_err(unreadable)?)
     }
 
-    fn load(&self, storage: mmap::Storage) -> Result<Bundle> {
+    fn load(&self, storage: Storage) -> Result<Bundle> {
         let bundle = Bundle::load(storage)?;
         if self.verify {
             bundle.verify()?;
@@ -178,7 +180,8 @@ impl OpenOptions {
 /// An open bundle: validated, immutable, shareable between threads.
 #[derive(Debug)]
 pub struct Bundle {
-    storage: mmap::Storage,
+    /// Shared with the tokenizer, which reads its vocabulary in place.
+    storage: Arc<Storage>,
     /// In the order of their bytes, fillers included.
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
@@ -210,7 +213,7 @@ impl Bundle {
         OpenOptions::new().open_bytes(bytes)
     }
 
-    fn load(storage: mmap::Storage) -> Result<Bundle> {
+    fn load(storage: Storage) -> Result<Bundle> {
         let header = header::parse(&storage, format::MAX_HEADER_BYTES)?;
         check_identity(&header, &storage)?;
         let section = |key: &str| {
@@ -235,7 +238,7 @@ impl Bundle {
             by_name.get(name).map(|&index| &tensors[index])
         })?;
         Ok(Bundle {
-            storage,
+            storage: Arc::new(storage),
             tensors,
             by_name,
             config,
@@ -267,14 +270,34 @@ impl Bundle {
         &self.generation
     }
 
-    /// Builds the tokenizer; `None` in an id-only bundle. Parsing takes long for large vocabularies: keep the result.
+    /// Builds the tokenizer; `None` in an id-only bundle. Its vocabulary is read in place where the bundle has it packed, which takes a
+    /// millisecond; otherwise large vocabularies take long. Keep the result.
     ///
     /// # Errors
-    /// [`ErrorKind::Tokenizer`] if it is malformed or has ids outside the model's vocabulary.
+    /// [`ErrorKind::Tokenizer`] if it is malformed.
     pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
-        self.tokenizer_json()
-            .map(|json| Tokenizer::from_bundle(json, self.config.vocab_size))
-            .transpose()
+        let Some(json) = self.info(format::TOKENIZER) else {
+            return Ok(None);
+        };
+        let tokenizer = match self.info(format::TOKENIZER_TABLE) {
+            Some(table) => {
+                let table = TableBytes::Bundle(self.storage.clone(), table.range.clone());
+                Tokenizer::from_table(table, json.crc, self.config.vocab_size)
+            }
+            None => Tokenizer::from_json(&self.storage[json.range.clone()], self.config.vocab_size),
+        };
+        tokenizer.map(Some)
+    }
+
+    /// Whether the tokenizer's vocabulary is read in place.
+    pub(crate) fn has_packed_tokenizer(&self) -> bool {
+        self.info(format::TOKENIZER_TABLE).is_some()
+    }
+
+    /// Bytes of the file that belong to the tokenizer.
+    pub fn tokenizer_file_bytes(&self) -> u64 {
+        let bytes = |name| self.data(name).map_or(0, |bytes| bytes.len() as u64);
+        bytes(format::TOKENIZER) + bytes(format::TOKENIZER_TABLE)
     }
 
     /// The bytes of `tokenizer.json`.
@@ -313,7 +336,7 @@ impl Bundle {
 
     /// A matrix by name: for tensors beyond those of the model's family, such as routers and latent maps.
     pub fn matrix(&self, name: &str) -> Option<Matrix<'_>> {
-        let info = &self.tensors[*self.by_name.get(name)?];
+        let info = self.info(name)?;
         let (Some(format), &[rows, cols]) = (info.format, info.shape.as_slice()) else {
             return None;
         };
@@ -322,8 +345,11 @@ impl Bundle {
 
     /// The bytes of a tensor by name, as they stand in the file.
     pub fn data(&self, name: &str) -> Option<&[u8]> {
-        let info = &self.tensors[*self.by_name.get(name)?];
-        Some(&self.storage[info.range.clone()])
+        Some(&self.storage[self.info(name)?.range.clone()])
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        Some(&self.tensors[*self.by_name.get(name)?])
     }
 
     /// Whether the bytes are memory of this process instead of pages of the file: [`OpenOptions::copy`], [`Bundle::from_bytes`].

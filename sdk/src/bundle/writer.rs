@@ -19,6 +19,7 @@ use crate::config::{GenerationConfig, ModelConfig, TensorShape};
 use crate::error::{Error, ErrorKind, Result};
 use crate::latent_map::latent_map_tensors;
 use crate::spec::ReasoningSpec;
+use crate::tokenizer;
 
 /// Everything in a bundle but its weights.
 #[derive(Clone, Debug)]
@@ -126,6 +127,8 @@ struct Weight {
 pub struct BundleWriter<W: Write + Seek> {
     sink: W,
     spec: BundleSpec,
+    /// Packed from the specification's `tokenizer.json`.
+    tokenizer_table: Option<Vec<u8>>,
     slots: Vec<Slot>,
     /// The next slot to be written.
     next: usize,
@@ -145,8 +148,8 @@ impl BundleWriter<PendingFile> {
         tensors: &[TensorDecl],
     ) -> Result<BundleWriter<PendingFile>> {
         // Before a file is made: a wrong specification must leave nothing behind.
-        let slots = lay_out(&spec, tensors)?;
-        BundleWriter::begin(PendingFile::create(path.as_ref())?, spec, slots)
+        let (table, slots) = lay_out(&spec, tensors)?;
+        BundleWriter::begin(PendingFile::create(path.as_ref())?, spec, table, slots)
     }
 
     /// Completes the file and gives it its name, replacing what stood there.
@@ -165,14 +168,20 @@ impl<W: Write + Seek> BundleWriter<W> {
     /// If the specification does not validate, or a tensor that the configuration requires is not declared with its shape;
     /// [`ErrorKind::Io`] from the sink.
     pub fn new(sink: W, spec: BundleSpec, tensors: &[TensorDecl]) -> Result<BundleWriter<W>> {
-        let slots = lay_out(&spec, tensors)?;
-        BundleWriter::begin(sink, spec, slots)
+        let (table, slots) = lay_out(&spec, tensors)?;
+        BundleWriter::begin(sink, spec, table, slots)
     }
 
-    fn begin(sink: W, spec: BundleSpec, slots: Vec<Slot>) -> Result<BundleWriter<W>> {
+    fn begin(
+        sink: W,
+        spec: BundleSpec,
+        tokenizer_table: Option<Vec<u8>>,
+        slots: Vec<Slot>,
+    ) -> Result<BundleWriter<W>> {
         let mut writer = BundleWriter {
             sink,
             spec,
+            tokenizer_table,
             slots,
             next: 0,
             header_bytes: 0,
@@ -336,6 +345,7 @@ impl<W: Write + Seek> BundleWriter<W> {
         {
             let bytes = match slot.name.as_str() {
                 format::TOKENIZER => self.spec.tokenizer_json.take().unwrap_or_default(),
+                format::TOKENIZER_TABLE => self.tokenizer_table.take().unwrap_or_default(),
                 format::CHAT_TEMPLATE => self
                     .spec
                     .chat_template
@@ -449,8 +459,8 @@ fn pack(
     })
 }
 
-/// Checks the specification and gives every tensor its place.
-fn lay_out(spec: &BundleSpec, tensors: &[TensorDecl]) -> Result<Vec<Slot>> {
+/// Checks the specification, packs its tokenizer's vocabulary if it can be packed, and gives every tensor its place.
+fn lay_out(spec: &BundleSpec, tensors: &[TensorDecl]) -> Result<(Option<Vec<u8>>, Vec<Slot>)> {
     spec.config.validate()?;
     spec.reasoning.validate(&spec.config)?;
     check_declared(&spec.config, spec.reasoning.latent_map_size(), tensors)?;
@@ -514,11 +524,13 @@ fn lay_out(spec: &BundleSpec, tensors: &[TensorDecl]) -> Result<Vec<Slot>> {
             Some(weight),
         );
     }
+    let table = spec.tokenizer_json.as_deref().and_then(tokenizer::pack);
     let texts = [
         (
             format::TOKENIZER,
             spec.tokenizer_json.as_ref().map(Vec::len),
         ),
+        (format::TOKENIZER_TABLE, table.as_ref().map(Vec::len)),
         (
             format::CHAT_TEMPLATE,
             spec.chat_template.as_ref().map(String::len),
@@ -529,7 +541,7 @@ fn lay_out(spec: &BundleSpec, tensors: &[TensorDecl]) -> Result<Vec<Slot>> {
             push(name.to_owned(), Dtype::U8, vec![len], len, None);
         }
     }
-    Ok(slots)
+    Ok((table, slots))
 }
 
 /// Every required tensor is declared with its shape, and no name twice or one of ours.
@@ -540,8 +552,13 @@ fn check_declared(
 ) -> Result<()> {
     let mut by_name = HashMap::new();
     for decl in tensors {
-        let own =
-            [format::TOKENIZER, format::CHAT_TEMPLATE, METADATA].contains(&decl.name.as_str());
+        let own = [
+            format::TOKENIZER,
+            format::TOKENIZER_TABLE,
+            format::CHAT_TEMPLATE,
+            METADATA,
+        ]
+        .contains(&decl.name.as_str());
         if own
             || decl.name.starts_with(format::PAD)
             || by_name.insert(decl.name.as_str(), decl).is_some()

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use serde::Deserialize;
 
-use crate::bundle::safetensors::{Dtype, Entry, Storage, parse};
+use crate::bundle::Storage;
+use crate::bundle::safetensors::{Dtype, Entry, parse};
 use crate::config::{ModelConfig, names};
 use crate::error::{Error, ErrorKind, Result};
 

@@ -43,7 +43,7 @@ use serde_json::json;
 use skimstone_kernels::{Format, quant};
 
 use super::{ImportOptions, Progress, reasoning};
-use crate::bundle::safetensors::Storage;
+use crate::bundle::Storage;
 use crate::bundle::{BundleSpec, BundleWriter, PendingFile, TensorDecl};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tokenizer::Tokenizer;

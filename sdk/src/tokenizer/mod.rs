@@ -1,4 +1,14 @@
 //! `Tokenizer`: text ↔ [`TokenId`]s, by the bundle's `tokenizer.json` and the `tokenizers` crate.
+//!
+//! The vocabulary of a byte-pair model is [read in place](table) instead of being built into hash tables: a bundle of such a model has
+//! it packed beside `tokenizer.json`.
+
+mod byte_pairs;
+mod json;
+mod model;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,13 +17,16 @@ use std::sync::Arc;
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
 
+pub(crate) use json::pack;
+pub(crate) use table::TableBytes;
+
 /// Shown for bytes that are not (yet) a character.
 const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
 /// A bundle's tokenizer. Cloning it is cheap.
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: Arc<tokenizers::Tokenizer>,
+    inner: Arc<json::Inner>,
     /// Rows of the model's embedding: every id is below.
     limit: usize,
 }
@@ -29,29 +42,49 @@ impl fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// Builds a tokenizer from the bytes of a `tokenizer.json`, for a model with `vocab_size` rows in its embedding.
     ///
-    /// Truncation and padding that the file asks for are switched off: a prompt is never cut in silence.
+    /// Truncation and padding that the file asks for are left out: a prompt is never cut in silence.
     ///
     /// # Errors
     /// [`ErrorKind::Tokenizer`] if the file is malformed or gives an id that the model does not have.
     pub fn from_bytes(json: &[u8], vocab_size: usize) -> Result<Tokenizer> {
-        let tokenizer = Tokenizer::from_bundle(json, vocab_size)?;
-        let vocab = tokenizer.inner.get_vocab(true);
-        if let Some((token, id)) = vocab.iter().max_by_key(|(_, id)| **id) {
-            tokenizer.check(*id, || token.clone())?;
+        let tokenizer = Tokenizer::from_json(json, vocab_size)?;
+        let added = tokenizer.inner.get_added_tokens_decoder().into_keys().max();
+        let own = tokenizer.inner.get_model().id_limit().checked_sub(1);
+        let highest = added.max(own.and_then(|id| TokenId::try_from(id).ok()));
+        if let Some(id) = highest {
+            tokenizer.check(id, || tokenizer.id_to_token(id).unwrap_or_default())?;
         }
         Ok(tokenizer)
     }
 
-    /// As [`from_bytes`](Self::from_bytes), without looking through the vocabulary, which takes as long as a few tokens of a large
-    /// model: an id that the model does not have is an error of the text that has it.
-    pub(crate) fn from_bundle(json: &[u8], vocab_size: usize) -> Result<Tokenizer> {
-        let mut inner = guarded("tokenizer.json", || tokenizers::Tokenizer::from_bytes(json))?;
-        inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|error| error_of("tokenizer.json", error))?;
+    /// As [`from_bytes`](Self::from_bytes), without looking for the highest id: one that the model does not have is an error of the text
+    /// that has it.
+    pub(crate) fn from_json(json: &[u8], vocab_size: usize) -> Result<Tokenizer> {
+        Tokenizer::build("tokenizer.json", vocab_size, || json::read(json))
+    }
+
+    /// As [`from_json`](Self::from_json), from what [`pack`] made of a `tokenizer.json` with this checksum.
+    pub(crate) fn from_table(
+        table: TableBytes,
+        json_crc: u32,
+        vocab_size: usize,
+    ) -> Result<Tokenizer> {
+        Tokenizer::build("tokenizer.bpe", vocab_size, || {
+            let table = table::Table::open(table).ok_or("the sections do not fill the tensor")?;
+            if table.source_crc() != json_crc {
+                return Err("it was made from another tokenizer.json".into());
+            }
+            json::read_table(table)
+        })
+    }
+
+    fn build(
+        place: &str,
+        vocab_size: usize,
+        read: impl FnOnce() -> tokenizers::Result<json::Inner>,
+    ) -> Result<Tokenizer> {
         Ok(Tokenizer {
-            inner: Arc::new(inner),
+            inner: Arc::new(guarded(place, read)?),
             limit: vocab_size,
         })
     }
