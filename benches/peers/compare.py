@@ -1,4 +1,4 @@
-"""skimstone beside llama.cpp on the same weights, in turn (A B B A ...), each in a process of its own.
+"""skimstone beside llama.cpp on the same weights, in turn (A B B A, or A B C C B A), each in a process of its own.
 
 Before each run of skimstone the machine's ceilings are measured: bytes of weights per second against what threads can read, and
 multiply-adds of the prompt's products against what they can do in registers.
@@ -6,6 +6,9 @@ multiply-adds of the prompt's products against what they can do in registers.
     pip install llama-cpp-python --no-binary llama-cpp-python && pip install gguf
     cargo build --release -p skimstone-targets -p skimstone-benches
     python3 benches/peers/compare.py --out record.csv
+
+A fork of llama.cpp takes part by its own `llama-bench`: --fork NAME=path/to/llama-bench --fork-args "-rtr 1". It reads the same file, without
+the cases at a depth.
 """
 
 import argparse
@@ -66,6 +69,17 @@ def llama(gguf, case):
     return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()[-1])
 
 
+def llama_bench(binary, gguf, case, extra):
+    """One measurement with a fork's own bench, which warms up by itself; `None` at a depth."""
+    prompt, gen, depth, threads = map(str, case)
+    if depth != "0":
+        return None
+    command = [binary, "-m", gguf, "-p", prompt, "-n", gen, "-t", threads, "-r", "1", "-o", "json", *extra]
+    tests = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    speed = {test["n_gen"] > 0: test["avg_ts"] for test in tests}
+    return [speed[False], speed[True]]
+
+
 def skim(bundle, case, binary):
     prompt, gen, depth, threads = map(str, case)
     command = [binary, "bench", bundle, "--prompt", prompt, "--gen", gen, "--depth", depth, "--threads", threads]
@@ -92,15 +106,17 @@ def main():
     parser.add_argument("--skim", default="target/release/skim", help="the built program")
     parser.add_argument("--ceilings", default="target/release/ceilings", help="the program that measures the machine")
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("target/peers"), help="where the models go")
-    parser.add_argument("--rounds", type=int, default=7, help="pairs per case")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds per case")
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--fork", default="", help="name of a fork and the path of its llama-bench, as NAME=PATH")
+    parser.add_argument("--fork-args", default="", help="arguments for it")
     parser.add_argument("--out", type=pathlib.Path, help="where to write the CSV")
     args = parser.parse_args()
     import llama_cpp
 
     args.work.mkdir(parents=True, exist_ok=True)
     rows = []
-    print(f"# llama-cpp-python {llama_cpp.__version__}, pairs run in turn; ratio is skimstone over llama.cpp within a pair")
+    print(f"# llama-cpp-python {llama_cpp.__version__}, run in turn; ratio is skimstone over the rival within a round")
     for model, matrices, head, *case in CASES:
         prompt, gen, depth, threads = case
         name = f"{model} {matrices} head {head} prompt {prompt} depth {depth} threads {threads}"
@@ -112,26 +128,33 @@ def main():
             models.write(gguf, model, matrices, head)
         if not bundle.exists():
             subprocess.run([args.skim, "import", gguf, bundle], check=True, stdout=subprocess.DEVNULL)
-        runs, shares = {"llama": [], "skim": []}, []
+        rivals = {"llama.cpp": lambda: llama(gguf, case)}
+        if args.fork:
+            fork, _, binary = args.fork.partition("=")
+            rivals[fork] = lambda: llama_bench(binary, gguf, case, args.fork_args.split())
+        runs, shares = {side: [] for side in [*rivals, "skim"]}, []
         for i in range(args.rounds):
-            for side in ("llama", "skim") if i % 2 == 0 else ("skim", "llama"):
-                if side == "llama":
-                    runs[side].append(llama(gguf, case))
+            for side in list(runs)[:: 1 if i % 2 == 0 else -1]:
+                if side != "skim":
+                    runs[side].append(rivals[side]())
                     continue
                 most = ceilings(args.ceilings, threads)
                 speeds, weight_bytes = skim(bundle, case, args.skim)
                 runs[side].append(speeds)
                 costs = [products_per_token(model), weight_bytes]
                 shares.append([speed * cost / limit for speed, cost, limit in zip(speeds, costs, most)])
-        for i, what in enumerate(NAMES):
-            a, b = ([run[i] for run in runs[side]] for side in ("llama", "skim"))
-            ratios = [y / x for x, y in zip(a, b)]
-            share = [one[i] for one in shares]
-            row = dict(case=name, what=what, llama_tokens_s=round(statistics.median(a), 1), skim_tokens_s=round(statistics.median(b), 1),
-                       ratio=round(statistics.median(ratios), 2), ratio_low=round(min(ratios), 2), ratio_high=round(max(ratios), 2), of_ceiling=round(statistics.median(share), 3),
-                       of_ceiling_low=round(min(share), 3), of_ceiling_high=round(max(share), 3), pairs=args.rounds)
-            rows.append(row)
-            print(",".join(map(str, row.values())), flush=True)
+        for side in rivals:
+            if None in runs[side]:
+                continue
+            for i, what in enumerate(NAMES):
+                a, b = ([run[i] for run in runs[of]] for of in (side, "skim"))
+                ratios = [y / x for x, y in zip(a, b)]
+                share = [one[i] for one in shares]
+                row = dict(case=name, what=what, rival=side, rival_tokens_s=round(statistics.median(a), 1), skim_tokens_s=round(statistics.median(b), 1),
+                           ratio=round(statistics.median(ratios), 2), ratio_low=round(min(ratios), 2), ratio_high=round(max(ratios), 2), of_ceiling=round(statistics.median(share), 3),
+                           of_ceiling_low=round(min(share), 3), of_ceiling_high=round(max(share), 3), rounds=args.rounds)
+                rows.append(row)
+                print(",".join(map(str, row.values())), flush=True)
     if args.out:
         with args.out.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")

@@ -39,6 +39,7 @@
 //! ```
 
 mod activations;
+mod cores;
 mod cpu;
 mod error;
 mod format;
@@ -48,6 +49,7 @@ pub mod quant;
 mod scalar;
 
 pub use activations::Activations;
+pub use cores::fast_cores;
 pub use cpu::{Cpu, RmsNorm, Table, tables};
 pub use error::KernelError;
 pub use format::{BLOCK, Format, Linear, Matrix, PANEL};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use skimstone_kernels::{Cpu, KvFormat};
+use skimstone_kernels::{Cpu, KvFormat, fast_cores};
 
 use crate::bundle::{Bundle, OpenOptions};
 use crate::config::{ModelConfig, TokenId};
@@ -25,7 +25,7 @@ const DEFAULT_CONTEXT: usize = 4096;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ModelOptions {
-    /// Threads that compute; 0 takes what the system offers.
+    /// Threads that compute; 0 takes as many as there are fast cores ([`fast_cores`]).
     pub threads: usize,
     /// Hard cap on anonymous memory, sessions included; see [`memory`](crate::memory) for what counts. `None`: no cap.
     pub max_bytes: Option<u64>,
@@ -60,7 +60,7 @@ impl ModelOptions {
         ModelOptions::default()
     }
 
-    /// Sets the number of threads; 0 takes what the system offers.
+    /// Sets the number of threads; 0 takes as many as there are fast cores.
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = threads;
@@ -184,7 +184,7 @@ impl Model {
             }
         }
         let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            0 => fast_cores(),
             threads => threads,
         };
         let ledger = Ledger::new(options.max_bytes);

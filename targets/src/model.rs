@@ -22,7 +22,7 @@ pub(crate) struct ModelArgs {
     #[arg(value_name = "MODEL")]
     path: PathBuf,
 
-    /// Threads that compute [default: all].
+    /// Threads that compute [default: one per fast core].
     #[arg(long, value_name = "N", display_order = LAST, value_parser = at_least_one)]
     threads: Option<usize>,
 
