@@ -36,6 +36,9 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// What the writer gathers before it writes.
+const WRITES: usize = 2 << 20;
+
 #[test]
 fn peak_memory_is_far_below_one_tensor() {
     let mut config = common::config_json("qwen3");
@@ -75,7 +78,7 @@ fn peak_memory_is_far_below_one_tensor() {
         .unwrap();
         let used = PEAK.load(Relaxed) - before;
         assert!(
-            used < largest / 20,
+            used < WRITES + largest / 20,
             "{format}: {used} bytes beside a largest tensor of {largest}"
         );
     }

@@ -8,6 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// Bytes of a write of a small file.
+const SMALL: usize = 8 << 10;
+
+/// Bytes of a write of a bundle. Linux keeps a file in its cache in pieces as large as it was written, and maps what lies in one piece with
+/// fewer address translations: a model that was just written in pieces of a few KiB decodes at two thirds of the speed on one Zen 4 core
+/// (56 instead of 83 tokens/s at 0.5B), until it is read from storage again.
+const LARGE: usize = 2 << 20;
+
 /// A file that gets its name when it is whole, and vanishes otherwise.
 pub struct PendingFile {
     /// `None` once it is persisted.
@@ -22,6 +30,15 @@ impl PendingFile {
     /// # Errors
     /// [`ErrorKind::Io`] if it cannot be created; [`ErrorKind::Argument`] if `target` names no file.
     pub fn create(target: &Path) -> Result<PendingFile> {
+        PendingFile::with_buffer(target, SMALL)
+    }
+
+    /// As [`create`](Self::create), for a file that is mapped later: written in [large pieces](LARGE).
+    pub(super) fn create_large(target: &Path) -> Result<PendingFile> {
+        PendingFile::with_buffer(target, LARGE)
+    }
+
+    fn with_buffer(target: &Path, bytes: usize) -> Result<PendingFile> {
         // Unique among the writers of this process; the process id keeps processes apart.
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let name = target.file_name().ok_or_else(|| {
@@ -38,7 +55,7 @@ impl PendingFile {
         let temporary = target.with_file_name(temporary);
         let file = File::create_new(&temporary).map_err(|error| Error::io(target, error))?;
         Ok(PendingFile {
-            file: Some(BufWriter::new(file)),
+            file: Some(BufWriter::with_capacity(bytes, file)),
             temporary,
             target: target.to_owned(),
         })

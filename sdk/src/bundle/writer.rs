@@ -149,7 +149,12 @@ impl BundleWriter<PendingFile> {
     ) -> Result<BundleWriter<PendingFile>> {
         // Before a file is made: a wrong specification must leave nothing behind.
         let (table, slots) = lay_out(&spec, tensors)?;
-        BundleWriter::begin(PendingFile::create(path.as_ref())?, spec, table, slots)
+        BundleWriter::begin(
+            PendingFile::create_large(path.as_ref())?,
+            spec,
+            table,
+            slots,
+        )
     }
 
     /// Completes the file and gives it its name, replacing what stood there.
