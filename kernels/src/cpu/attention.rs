@@ -317,7 +317,7 @@ fn span_of_heads<I: Isa, W: KvValues>(
             dim,
             end: usize::from(*last) + 1,
         };
-        let (mut corrections, mut first) = ([0.0; GROUP], 0);
+        let mut first = 0;
         while first < heads {
             first += match tile::<I>(heads - first) {
                 8 => scores_of::<I, W, 8>(isa, queries, first, k, place, scores),
@@ -326,13 +326,15 @@ fn span_of_heads<I: Isa, W: KvValues>(
                 _ => scores_of::<I, W, 1>(isa, queries, first, k, place, scores),
             };
         }
-        for h in 0..heads {
-            if W::SCALED {
-                scale_all(isa, &mut scores[h], k_scales, place.end);
+        if W::SCALED {
+            for scores in &mut scores[..heads] {
+                scale_all(isa, scores, k_scales, place.end);
             }
-            corrections[h] = softmax(isa, &mut scores[h], seen, &mut states[h]);
-            if W::SCALED {
-                scale_all(isa, &mut scores[h], v_scales, place.end);
+        }
+        let corrections = softmax(isa, &mut scores[..heads], seen, &mut states);
+        if W::SCALED {
+            for scores in &mut scores[..heads] {
+                scale_all(isa, scores, v_scales, place.end);
             }
         }
         let mut first = 0;
@@ -497,55 +499,70 @@ fn scale_all<I: Isa>(isa: I, scores: &mut Scores, scales: &[u8], end: usize) {
     }
 }
 
-/// Turns the scores of one head into weights; returns the factor on what was summed up before.
+/// Turns the scores of some heads into weights; returns the factors on what was summed up before. Their exponentials are taken at once: of
+/// one head at a time they would cost as much as the weights themselves.
 #[inline(always)]
-fn softmax<I: Isa>(isa: I, scores: &mut Scores, seen: &[u8], state: &mut Softmax) -> f32 {
+fn softmax<I: Isa>(
+    isa: I,
+    scores: &mut [Scores],
+    seen: &[u8],
+    states: &mut [Softmax; GROUP],
+) -> [f32; GROUP] {
     let end = seen.last().map_or(0, |last| usize::from(*last) + 1);
     let vectors = end.div_ceil(I::LANES);
-    // Unseen scores become minus infinity, whose exponential is an exact zero.
-    scores[end..vectors * I::LANES].fill(f32::NEG_INFINITY);
-    if seen.len() < end {
-        let mut next = seen.iter().peekable();
-        for (j, score) in scores[..end].iter_mut().enumerate() {
-            if next.peek().is_some_and(|seen| usize::from(**seen) == j) {
-                next.next();
-            } else {
-                *score = f32::NEG_INFINITY;
+    let (mut corrections, mut largest) = ([0.0; GROUP], [f32::NEG_INFINITY; GROUP]);
+    for (h, scores) in scores.iter_mut().enumerate() {
+        hide(scores, seen, end..vectors * I::LANES);
+        let mut lanes = isa.splat(f32::NEG_INFINITY);
+        for w in &I::chunks(&scores[..]).0[..vectors] {
+            lanes = isa.max(isa.load(w), lanes);
+        }
+        let (new, old) = (isa.largest(lanes), states[h].max);
+        largest[h] = if new > old { new } else { old };
+        corrections[h] = old - largest[h];
+    }
+    exp_all(isa, &mut corrections);
+    for (h, scores) in scores.iter_mut().enumerate() {
+        let (state, max) = (&mut states[h], largest[h]);
+        if max == f32::NEG_INFINITY {
+            // Every score is minus infinity (or NaN, which stays in `total`): no weight to give.
+            if scores[..end].iter().any(|score| score.is_nan()) {
+                state.total = f32::NAN;
             }
+            scores[..end].fill(0.0);
+            corrections[h] = 1.0;
+            continue;
+        }
+        let mut total = isa.splat(0.0);
+        for w in &mut I::chunks_mut(&mut scores[..]).0[..vectors] {
+            let e = exp(isa, isa.sub(isa.load(w), isa.splat(max)));
+            total = isa.add(total, e);
+            isa.store(e, w);
+        }
+        *state = Softmax {
+            max,
+            total: state.total * corrections[h] + isa.sum(total),
+        };
+    }
+    corrections
+}
+
+/// Unseen scores become minus infinity, whose exponential is an exact zero; so does what fills up the last vector.
+#[inline(always)]
+fn hide(scores: &mut Scores, seen: &[u8], filling: Range<usize>) {
+    let end = filling.start;
+    scores[filling].fill(f32::NEG_INFINITY);
+    if seen.len() == end {
+        return;
+    }
+    let mut next = seen.iter().peekable();
+    for (j, score) in scores[..end].iter_mut().enumerate() {
+        if next.peek().is_some_and(|seen| usize::from(**seen) == j) {
+            next.next();
+        } else {
+            *score = f32::NEG_INFINITY;
         }
     }
-    let (weights, _) = I::chunks(&scores[..]);
-    let mut lanes = isa.splat(f32::NEG_INFINITY);
-    for w in &weights[..vectors] {
-        lanes = isa.max(isa.load(w), lanes);
-    }
-    let mut chunk = I::ZEROS;
-    isa.store(lanes, &mut chunk);
-    let mut max = state.max;
-    for lane in chunk.as_ref() {
-        max = if *lane > max { *lane } else { max };
-    }
-    if max == f32::NEG_INFINITY {
-        // Every score is minus infinity (or NaN, which stays in `total`): no weight to give.
-        if scores[..end].iter().any(|score| score.is_nan()) {
-            state.total = f32::NAN;
-        }
-        scores[..end].fill(0.0);
-        return 1.0;
-    }
-    let (weights, _) = I::chunks_mut(&mut scores[..]);
-    let mut total = isa.splat(0.0);
-    for w in &mut weights[..vectors] {
-        let e = exp(isa, isa.sub(isa.load(w), isa.splat(max)));
-        total = isa.add(total, e);
-        isa.store(e, w);
-    }
-    let correction = isa.first(exp(isa, isa.splat(state.max - max)));
-    *state = Softmax {
-        max,
-        total: state.total * correction + isa.sum(total),
-    };
-    correction
 }
 
 /// `out = correction · out + Σ weight · value` for up to `H` heads. Returns `H`.
