@@ -23,7 +23,7 @@ public final class Model implements AutoCloseable {
     }
 
     /** Makes a model of an open bundle, which may be closed at once. */
-    public static Model of(Bundle bundle, Options options) {
+    public static Model of(ModelBundle bundle, Options options) {
         long address = bundle.handle.use();
         try {
             return new Model(Native.modelNew(address, Native.settings(options)));

@@ -16,7 +16,7 @@ import java.util.concurrent.TimeoutException;
 /** The steps of ffi/conformance/cases.json through the Java binding. See the README there. */
 public final class Conformance {
     private Options options;
-    private Bundle bundle;
+    private ModelBundle bundle;
     private Model model;
     private Session session;
     private Session forked;
@@ -99,13 +99,13 @@ public final class Conformance {
                 options = options == null ? new Options() : options;
                 options.set(a, b);
                 return "ok";
-            case "bundle.open": bundle = Bundle.open(a, options); return "ok";
+            case "bundle.open": bundle = ModelBundle.open(a, options); return "ok";
             case "bundle.fd":
                 try (FileInputStream file = new FileInputStream(a)) {
-                    bundle = Bundle.open(number(file.getFD()), Long.parseLong(b), 0, options);
+                    bundle = ModelBundle.open(number(file.getFD()), Long.parseLong(b), 0, options);
                     return "ok";
                 }
-            case "bundle.memory": bundle = Bundle.copy(bytes(a, Integer.parseInt(b)), options); return "ok";
+            case "bundle.memory": bundle = ModelBundle.copy(bytes(a, Integer.parseInt(b)), options); return "ok";
             case "bundle.estimate":
                 Estimate estimate = bundle.estimate(1, options);
                 return estimate.anonymous() > 0 ? "file " + estimate.fileBacked() : "nothing";

@@ -86,7 +86,7 @@ public final class Laws {
             must(enough.getMessage().equals("enough") && seen[0] == 2, "at once");
             must(session.answer().string("finish_reason").equals("stop"), "and the session goes on");
         }
-        fails(SkimstoneException.Format.class, () -> Bundle.copy(new byte[100], null), "bytes that are no bundle are refused");
+        fails(SkimstoneException.Format.class, () -> ModelBundle.copy(new byte[100], null), "bytes that are no bundle are refused");
         fails(SkimstoneException.Memory.class, () -> Model.open(student, new Options().set("max_bytes", 1000)), "a cap is a cap");
     }
 
@@ -239,15 +239,15 @@ public final class Laws {
         try (RandomAccessFile file = new RandomAccessFile(student, "r")) {
             buffer = file.getChannel().map(FileChannel.MapMode.READ_ONLY, 0, file.length());
         }
-        fails(SkimstoneException.Argument.class, () -> Bundle.borrow(ByteBuffer.allocate(64), null), "a buffer of the heap is no memory");
+        fails(SkimstoneException.Argument.class, () -> ModelBundle.borrow(ByteBuffer.allocate(64), null), "a buffer of the heap is no memory");
         WeakReference<ByteBuffer> watch = new WeakReference<>(buffer);
         Model model;
-        try (Bundle bundle = Bundle.borrow(buffer, null)) {
+        try (ModelBundle bundle = ModelBundle.borrow(buffer, null)) {
             model = Model.of(bundle, null);
         }
         ByteBuffer odd = buffer.duplicate();
         odd.position(8);
-        fails(SkimstoneException.class, () -> Bundle.borrow(odd, null), "a misaligned buffer is refused, and given back");
+        fails(SkimstoneException.class, () -> ModelBundle.borrow(odd, null), "a misaligned buffer is refused, and given back");
         buffer = null;
         System.gc();
         must(watch.get() != null, "a model keeps the memory that it borrowed");

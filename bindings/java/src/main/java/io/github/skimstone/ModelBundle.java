@@ -7,16 +7,16 @@ import java.nio.ByteBuffer;
  *
  * <p>Threads: any. Options may be null.
  */
-public final class Bundle implements AutoCloseable {
+public final class ModelBundle implements AutoCloseable {
     final Handle handle;
 
-    private Bundle(long address) {
+    private ModelBundle(long address) {
         handle = new BundleHandle(this, address);
     }
 
     /** Opens the file at {@code path}, which must not be changed in place while it is open; replacing it by a rename is fine. */
-    public static Bundle open(String path, Options options) {
-        return new Bundle(Native.bundleOpen(Native.name(path), Native.settings(options)));
+    public static ModelBundle open(String path, Options options) {
+        return new ModelBundle(Native.bundleOpen(Native.name(path), Native.settings(options)));
     }
 
     /**
@@ -24,24 +24,24 @@ public final class Bundle implements AutoCloseable {
      * start offset and length. The offset is a multiple of 64; a length of 0 goes to the end of the file. The descriptor is
      * duplicated: close yours when you like.
      */
-    public static Bundle open(int fd, long offset, long length, Options options) {
-        return new Bundle(Native.bundleOpenFd(fd, offset, length, Native.settings(options)));
+    public static ModelBundle open(int fd, long offset, long length, Options options) {
+        return new ModelBundle(Native.bundleOpenFd(fd, offset, length, Native.settings(options)));
     }
 
     /** Copies the bytes of a bundle out of Java's heap. */
-    public static Bundle copy(byte[] data, Options options) {
-        return new Bundle(Native.bundleCopy(data, Native.settings(options)));
+    public static ModelBundle copy(byte[] data, Options options) {
+        return new ModelBundle(Native.bundleCopy(data, Native.settings(options)));
     }
 
     /**
      * Uses what remains of a direct buffer in place: it must begin at a multiple of 64, as a mapped file does, and must not
      * change. The buffer is kept until the last model made of this bundle is gone.
      */
-    public static Bundle borrow(ByteBuffer buffer, Options options) {
+    public static ModelBundle borrow(ByteBuffer buffer, Options options) {
         if (!buffer.isDirect()) {
-            throw SkimstoneException.argument("the buffer is not direct", "use Bundle.copy, or map the file");
+            throw SkimstoneException.argument("the buffer is not direct", "use ModelBundle.copy, or map the file");
         }
-        return new Bundle(Native.bundleBorrow(buffer, buffer.position(), buffer.remaining(), Native.settings(options)));
+        return new ModelBundle(Native.bundleBorrow(buffer, buffer.position(), buffer.remaining(), Native.settings(options)));
     }
 
     /** What the bundle holds, as JSON. */
@@ -75,7 +75,7 @@ public final class Bundle implements AutoCloseable {
     }
 
     private static final class BundleHandle extends Handle {
-        BundleHandle(Bundle bundle, long address) {
+        BundleHandle(ModelBundle bundle, long address) {
             super("bundle", bundle, address);
         }
 
