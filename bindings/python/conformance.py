@@ -79,8 +79,7 @@ class Driver:
         self.session[key] = None
 
     def session_get(self, key):
-        value = self.session[key]
-        return "null" if value is None else value
+        return json.dumps(self.session[key], separators=(",", ":"), ensure_ascii=False)
 
     def session_append(self, text):
         self.session.append(text)

@@ -34,17 +34,21 @@ namespace skim {
 /* Why a call failed. what() is place, message and hint. */
 class Error : public std::runtime_error {
  public:
-  Error(int32_t status, const std::string &message, std::string kind = {})
-      : std::runtime_error(message), status_(status), kind_(std::move(kind)) {}
+  Error(int32_t status, const std::string &message, std::string kind = {}, std::string place = {}, std::string hint = {})
+      : std::runtime_error(message), status_(status), kind_(std::move(kind)), place_(std::move(place)), hint_(std::move(hint)) {}
 
   /* One of SKIM_STATUS_…, negative. */
   int32_t status() const noexcept { return status_; }
   /* The exact kind, such as "truncated". */
   const std::string &kind() const noexcept { return kind_; }
+  /* Where: a file, a tensor, a field; or empty. */
+  const std::string &place() const noexcept { return place_; }
+  /* What can be done, or empty. */
+  const std::string &hint() const noexcept { return hint_; }
 
  private:
   int32_t status_;
-  std::string kind_;
+  std::string kind_, place_, hint_;
 };
 
 namespace detail {
@@ -63,8 +67,16 @@ using Handle = std::unique_ptr<T, Deleter<Free>>;
 /* Turns a status into an exception, and the error into its message. */
 inline int32_t check(int32_t status, skim_error *error) {
   Handle<skim_error, skim_error_free> owner(error);
-  if (status < 0) throw Error(status, skim_error_message(error), skim_error_kind(error));
+  if (status < 0)
+    throw Error(status, skim_error_message(error), skim_error_kind(error), skim_error_place(error), skim_error_hint(error));
   return status;
+}
+
+/* A name, path or value, which ends in a NUL on the other side: one within would cut it. */
+inline const char *name(const std::string &text) {
+  if (text.find('\0') != std::string::npos)
+    throw Error(SKIM_STATUS_INVALID_ARGUMENT, "a name, path or value has a NUL in it", "argument");
+  return text.c_str();
 }
 
 /* Calls a function that ends in `error`. */
@@ -103,6 +115,23 @@ inline Allocated allocated() {
   return bytes;
 }
 
+/*
+ * Sends the log of the whole library from `level` on, one of SKIM_LOG_…, to `sink`, from any thread and several at once; an empty one
+ * switches it off. What it throws is dropped.
+ */
+inline void set_log(int32_t level, std::function<void(int32_t level, std::string_view target, std::string_view message)> sink) {
+  using Sink = decltype(sink);
+  auto line = [](int32_t level, const char *target, const char *message, void *box) {
+    try {
+      (*static_cast<Sink *>(box))(level, target, message);
+    } catch (...) {
+    }
+  };
+  auto destroy = [](void *box) { delete static_cast<Sink *>(box); };
+  auto box = sink ? new Sink(std::move(sink)) : nullptr;
+  detail::call([&](skim_error **error) { return skim_log_set(level, box ? +line : nullptr, box, box ? +destroy : nullptr, error); });
+}
+
 /* Settings by name, for what is opened or created next. */
 class Options {
  public:
@@ -113,13 +142,13 @@ class Options {
   }
 
   Options &set(const std::string &key, const std::string &value) {
-    detail::call([&](skim_error **error) { return skim_options_set(get(), key.c_str(), value.c_str(), error); });
+    detail::call([&](skim_error **error) { return skim_options_set(get(), detail::name(key), detail::name(value), error); });
     return *this;
   }
 
   /* The value as JSON. */
   std::string value(const std::string &key) const {
-    return detail::string([&](char **out, skim_error **error) { return skim_options_get(get(), key.c_str(), out, error); });
+    return detail::string([&](char **out, skim_error **error) { return skim_options_get(get(), detail::name(key), out, error); });
   }
 
   /* What may be set, as JSON. */
@@ -148,7 +177,7 @@ class Bundle {
  public:
   static Bundle open(const std::string &path, const Options *options = nullptr) {
     return make([&](skim_bundle **out, skim_error **error) {
-      return skim_bundle_open(path.c_str(), detail::get(options), out, error);
+      return skim_bundle_open(detail::name(path), detail::get(options), out, error);
     });
   }
 
@@ -210,7 +239,7 @@ class Model {
   static Model open(const std::string &path, const Options *options = nullptr) {
     skim_model *handle = nullptr;
     detail::call([&](skim_error **error) {
-      return skim_model_open(path.c_str(), detail::get(options), &handle, error);
+      return skim_model_open(detail::name(path), detail::get(options), &handle, error);
     });
     return Model(handle);
   }
@@ -288,13 +317,13 @@ class Event {
 
   double number(const std::string &path) const {
     double number = 0;
-    detail::call([&](skim_error **error) { return skim_event_number(event_, path.c_str(), &number, error); });
+    detail::call([&](skim_error **error) { return skim_event_number(event_, detail::name(path), &number, error); });
     return number;
   }
 
   std::string string(const std::string &path) const {
     return detail::string(
-        [&](char **out, skim_error **error) { return skim_event_string(event_, path.c_str(), out, error); });
+        [&](char **out, skim_error **error) { return skim_event_string(event_, detail::name(path), out, error); });
   }
 
  private:
@@ -359,21 +388,21 @@ class Session {
 
   Session &set(const std::string &key, const std::string &value) {
     detail::call([&](skim_error **error) {
-      return skim_session_set_param(get(), key.c_str(), value.c_str(), error);
+      return skim_session_set_param(get(), detail::name(key), detail::name(value), error);
     });
     return *this;
   }
 
   /* Back to the default. */
   Session &unset(const std::string &key) {
-    detail::call([&](skim_error **error) { return skim_session_set_param(get(), key.c_str(), nullptr, error); });
+    detail::call([&](skim_error **error) { return skim_session_set_param(get(), detail::name(key), nullptr, error); });
     return *this;
   }
 
   /* The value as JSON. */
   std::string value(const std::string &key) const {
     return detail::string(
-        [&](char **out, skim_error **error) { return skim_session_get_param(get(), key.c_str(), out, error); });
+        [&](char **out, skim_error **error) { return skim_session_get_param(get(), detail::name(key), out, error); });
   }
 
   /* What may be set, as JSON. */
@@ -398,7 +427,7 @@ class Session {
 
   Session &append_message(const std::string &role, std::string_view content) {
     detail::call([&](skim_error **error) {
-      return skim_session_append_message(get(), role.c_str(), content.data(), content.size(), error);
+      return skim_session_append_message(get(), detail::name(role), content.data(), content.size(), error);
     });
     return *this;
   }
@@ -467,12 +496,12 @@ class Session {
 
   /* To a file that appears whole or not at all. */
   void save(const std::string &path) const {
-    detail::call([&](skim_error **error) { return skim_session_save(get(), path.c_str(), error); });
+    detail::call([&](skim_error **error) { return skim_session_save(get(), detail::name(path), error); });
   }
 
   /* From such a file; in a session of `reuse_prefix`. */
   void restore(const std::string &path) {
-    detail::call([&](skim_error **error) { return skim_session_restore(get(), path.c_str(), error); });
+    detail::call([&](skim_error **error) { return skim_session_restore(get(), detail::name(path), error); });
   }
 
   Session fork() const {

@@ -1,4 +1,4 @@
-//! Programs of strangers in C, C++ and Python: they compile without a warning, link both libraries, and print what Rust prints.
+//! Programs of strangers in C, C++, Python and Java: they compile without a warning, link both libraries, and print what Rust prints.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -89,6 +89,36 @@ fn the_python_example_prints_what_rust_prints() {
     }
     let mut command = install().python(&example("python/sleep.py"));
     command
+        .arg(example("students/sleep.skim"))
+        .arg(example("nights/tuesday.json"))
+        .arg(QUESTION);
+    assert_eq!(run(&mut command), expected());
+}
+
+#[test]
+fn the_java_example_prints_what_rust_prints() {
+    let Some(java) = common::java() else {
+        return;
+    };
+    let mut command = java.command(example("java/Sleep.java").to_str().unwrap());
+    command
+        .arg(example("students/sleep.skim"))
+        .arg(example("nights/tuesday.json"))
+        .arg(QUESTION);
+    assert_eq!(run(&mut command), expected());
+}
+
+/// An example that is not built here: `SKIMSTONE_EXAMPLE` is its command, as `bindings/swift/test` and `bindings/kotlin/test`
+/// give it.
+#[test]
+fn the_example_of_the_environment_prints_what_rust_prints() {
+    let Ok(program) = std::env::var("SKIMSTONE_EXAMPLE") else {
+        println!("skipped: SKIMSTONE_EXAMPLE is not set");
+        return;
+    };
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("{program} \"$@\""), "sh"])
         .arg(example("students/sleep.skim"))
         .arg(example("nights/tuesday.json"))
         .arg(QUESTION);

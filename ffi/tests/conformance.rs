@@ -129,6 +129,22 @@ fn python_conforms() {
 }
 
 #[test]
+fn java_conforms() {
+    if let Some(java) = common::java() {
+        conforms(&mut java.command("io.github.skimstone.Conformance"));
+    }
+}
+
+/// A driver that is not built here: `SKIMSTONE_DRIVER` is its command, as `bindings/swift/test` and `bindings/kotlin/test` give it.
+#[test]
+fn the_driver_of_the_environment_conforms() {
+    match std::env::var("SKIMSTONE_DRIVER") {
+        Ok(command) => conforms(Command::new("sh").args(["-c", &command])),
+        Err(_) => println!("skipped: SKIMSTONE_DRIVER is not set"),
+    }
+}
+
+#[test]
 fn every_step_says_what_comes_of_it() {
     let cases = cases();
     assert!(cases.len() >= 30);

@@ -36,6 +36,32 @@ static void exceptions(const skim::Model &model) {
   } catch (const skim::Error &error) {
     must(error.status() == SKIM_STATUS_UNKNOWN_ROUTE && error.kind() == "unknown_route", "an error has status and kind");
   }
+  try {
+    skim::Model::open("/nowhere.skim");
+    must(false, "a missing file is told");
+  } catch (const skim::Error &error) {
+    must(error.status() == SKIM_STATUS_IO && error.place() == "/nowhere.skim", "an error has its place");
+  }
+  try {
+    session.set("route", std::string("skip\0fast", 9));
+    must(false, "a NUL does not cut a value");
+  } catch (const skim::Error &error) {
+    must(error.status() == SKIM_STATUS_INVALID_ARGUMENT, "it is an argument out of place");
+  }
+}
+
+static void logs(const skim::Model &model) {
+  auto lines = std::make_shared<std::atomic<int>>(0);
+  std::weak_ptr<std::atomic<int>> watch = lines;
+  skim::set_log(SKIM_LOG_INFO, [lines](int32_t, std::string_view, std::string_view) {
+    ++*lines;
+    throw std::runtime_error("dropped");
+  });
+  skim::Session session(model);
+  must(*lines > 0, "the log is told");
+  lines.reset();
+  skim::set_log(SKIM_LOG_OFF, {});
+  must(watch.expired(), "a sink that was replaced is let go");
 }
 
 static void borrowed_memory(const std::string &path) {
@@ -84,6 +110,7 @@ static void threads(const skim::Model &model) {
 int main(int, char **argv) {
   auto model = skim::Model::open(argv[1]);
   exceptions(model);
+  logs(model);
   borrowed_memory(argv[1]);
   threads(model);
 }

@@ -9,22 +9,37 @@
         if event.name == "answer_text":
             print(event.text, end="", flush=True)
 
-A model may be used by any number of threads, a session by one at a time; the interpreter is free while the library works. Handles
-are freed with their objects.
+A model may be used by any number of threads, a session by one at a time; the interpreter is free while the library works. What an
+object holds is freed with it, or at the end of a `with`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
+import os
 from dataclasses import dataclass
-from typing import Any, AsyncIterator, Callable, Iterator, Sequence, Union
+from typing import Any, AsyncIterator, Callable, Iterator, Optional, Sequence, TypeVar, Union
 
 from ._library import ffi, lib
 
-__all__ = ["Bundle", "Cancel", "Error", "Estimate", "Event", "Model", "Session", "bounds", "sleep_prompt", "version"]
+__all__ = [
+    "Bundle",
+    "Cancel",
+    "Error",
+    "Estimate",
+    "Event",
+    "Model",
+    "Session",
+    "bounds",
+    "set_log",
+    "sleep_prompt",
+    "version",
+]
 
 Setting = Union[str, int, float, bool, Sequence[Any], None]
+Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
 # Between two looks at Python's signals, milliseconds: Ctrl-C works while a long prompt is read.
 _PULL_MS = 100
@@ -33,12 +48,16 @@ _PULL_MS = 100
 class Error(Exception):
     """Why a call failed. Its text is place, message and hint."""
 
-    def __init__(self, status: int, message: str, kind: str = "") -> None:
+    def __init__(self, status: int, message: str, kind: str = "", place: str = "", hint: str = "") -> None:
         super().__init__(message)
         #: One of SKIM_STATUS_…, negative.
         self.status = status
         #: The exact kind, such as "truncated".
         self.kind = kind
+        #: Where: a file, a tensor, a field; or empty.
+        self.place = place
+        #: What can be done, or empty.
+        self.hint = hint
 
 
 def _text(pointer: Any) -> str:
@@ -52,7 +71,8 @@ def _call(function: Callable[..., int], *arguments: Any) -> int:
     if status >= 0:
         return status
     owner = ffi.gc(error[0], lib.skim_error_free)
-    raise Error(status, _text(lib.skim_error_message(owner)), _text(lib.skim_error_kind(owner)))
+    parts = (lib.skim_error_message, lib.skim_error_kind, lib.skim_error_place, lib.skim_error_hint)
+    raise Error(status, *(_text(part(owner)) for part in parts))
 
 
 def _make(kind: str, function: Callable[..., int], *arguments: Any) -> Any:
@@ -73,6 +93,21 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8")
 
 
+def _name(text: str) -> bytes:
+    """A name or value, which ends in a NUL on the other side: one within would cut it."""
+    return _whole(_bytes(text))
+
+
+def _path(path: Path) -> bytes:
+    return _whole(os.fsencode(path))
+
+
+def _whole(text: bytes) -> bytes:
+    if b"\0" in text:
+        raise ValueError("a name, path or value has a NUL in it")
+    return text
+
+
 def _value(value: Setting) -> Any:
     """A setting as the library reads it; None is null, which stands for the default."""
     if value is None:
@@ -80,14 +115,14 @@ def _value(value: Setting) -> Any:
     if isinstance(value, bool):
         return b"true" if value else b"false"
     if isinstance(value, (str, int, float)):
-        return _bytes(str(value))
-    return _bytes(json.dumps(value))
+        return _name(str(value))
+    return _name(json.dumps(value))
 
 
 def _options(settings: dict[str, Setting]) -> Any:
     options = _make("options", lib.skim_options_new)
     for key, value in settings.items():
-        _call(lib.skim_options_set, options, _bytes(key), _value(value))
+        _call(lib.skim_options_set, options, _name(key), _value(value))
     return options
 
 
@@ -99,6 +134,37 @@ def version() -> str:
 def bounds() -> list[dict[str, Any]]:
     """Every setting, with its type, bounds, default and unit."""
     return json.loads(_string(lib.skim_options_get_bounds, ffi.NULL))
+
+
+# What the library was given and has not given back yet.
+_sinks: set[Any] = set()
+
+
+@ffi.callback("skim_log_callback")
+def _log_line(level: int, target: Any, message: Any, sink: Any) -> None:
+    ffi.from_handle(sink)(level, _text(target), _text(message))
+
+
+@ffi.callback("skim_destroy")
+def _log_done(sink: Any) -> None:
+    _sinks.discard(sink)
+
+
+def set_log(level: int, sink: Optional[Callable[[int, str, str], None]]) -> None:
+    """Sends the log of the whole library to `sink`: level, target, message. None switches it off.
+
+    Levels: 1 error, 2 warn, 3 info, 4 debug, 5 trace; texts of the user from 5 on only. Called from any thread.
+    """
+    if sink is None:
+        _call(lib.skim_log_set, level, ffi.NULL, ffi.NULL, ffi.NULL)
+        return
+    handle = ffi.new_handle(sink)
+    _sinks.add(handle)
+    _call(lib.skim_log_set, level, _log_line, handle, _log_done)
+
+
+# No line may come while the interpreter is taken down.
+atexit.register(set_log, 0, None)
 
 
 @dataclass(frozen=True)
@@ -122,11 +188,31 @@ class Event:
         return self.fields.get("text", "")
 
 
-class Bundle:
+_Self = TypeVar("_Self", bound="_Owner")
+
+
+class _Owner:
+    """What holds a handle: until it is collected, closed, or left as a context."""
+
+    _handle: Any
+
+    def close(self) -> None:
+        """Gives back what this holds, once no call on another thread uses it; further calls are refused."""
+        # Not ffi.release: a call under way has the handle, too, and keeps it as long as it lasts.
+        self._handle = ffi.NULL
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Bundle(_Owner):
     """An open bundle: looked at before anything is loaded."""
 
-    def __init__(self, path: str, **settings: Setting) -> None:
-        self._handle = _make("bundle", lib.skim_bundle_open, _bytes(str(path)), _options(settings))
+    def __init__(self, path: Path, **settings: Setting) -> None:
+        self._handle = _make("bundle", lib.skim_bundle_open, _path(path), _options(settings))
 
     @classmethod
     def _of(cls, handle: Any) -> Bundle:
@@ -159,15 +245,15 @@ class Bundle:
         return Estimate(file_backed[0], anonymous[0])
 
 
-class Model:
+class Model(_Owner):
     """A model, of a path or of an open bundle. Immutable."""
 
-    def __init__(self, source: Union[str, Bundle], **settings: Setting) -> None:
+    def __init__(self, source: Union[Path, Bundle], **settings: Setting) -> None:
         options = _options(settings)
         if isinstance(source, Bundle):
             self._handle = _make("model", lib.skim_model_new, source._handle, options)
         else:
-            self._handle = _make("model", lib.skim_model_open, _bytes(str(source)), options)
+            self._handle = _make("model", lib.skim_model_open, _path(source), options)
 
     def inspect(self) -> dict[str, Any]:
         """The bundle, and how it runs."""
@@ -208,7 +294,7 @@ class Cancel:
         lib.skim_cancel_trigger(self._handle)
 
 
-class Session:
+class Session(_Owner):
     """One conversation; made by `Model.session`."""
 
     def __init__(self, handle: Any) -> None:
@@ -216,10 +302,10 @@ class Session:
 
     def __setitem__(self, key: str, value: Setting) -> None:
         """Sets how the next question is answered; None is the default."""
-        _call(lib.skim_session_set_param, self._handle, _bytes(key), _value(value))
+        _call(lib.skim_session_set_param, self._handle, _name(key), _value(value))
 
     def __getitem__(self, key: str) -> Any:
-        return json.loads(_string(lib.skim_session_get_param, self._handle, _bytes(key)))
+        return json.loads(_string(lib.skim_session_get_param, self._handle, _name(key)))
 
     def bounds(self) -> list[dict[str, Any]]:
         """What can be set."""
@@ -237,7 +323,7 @@ class Session:
     def append_message(self, role: str, content: str) -> None:
         """Appends a message to a conversation that the model's chat template renders."""
         data = _bytes(content)
-        _call(lib.skim_session_append_message, self._handle, _bytes(role), data, len(data))
+        _call(lib.skim_session_append_message, self._handle, _name(role), data, len(data))
 
     def clear(self) -> None:
         """Forgets what was appended."""
@@ -274,9 +360,19 @@ class Session:
             yield event
 
     async def ask_async(self) -> AsyncIterator[Event]:
-        """`ask`, with the work on another thread."""
+        """`ask`, with the work on another thread. A task that is cancelled stops the work, and waits for it to stop."""
+        cancel = self.cancel_handle()
         self.begin()
-        while (event := await asyncio.to_thread(self._pull)) is not None:
+        while True:
+            pull = asyncio.ensure_future(asyncio.to_thread(self._pull))
+            try:
+                event = await asyncio.shield(pull)
+            except asyncio.CancelledError:
+                cancel.trigger()
+                await asyncio.wait([pull])
+                raise
+            if event is None:
+                return
             yield event
 
     def answer(self) -> Event:
@@ -294,13 +390,13 @@ class Session:
         """A second session in the same state."""
         return Session(_make("session", lib.skim_session_fork, self._handle))
 
-    def save(self, path: str) -> None:
+    def save(self, path: Path) -> None:
         """Writes what was read so far to a file that appears whole or not at all."""
-        _call(lib.skim_session_save, self._handle, _bytes(str(path)))
+        _call(lib.skim_session_save, self._handle, _path(path))
 
-    def restore(self, path: str) -> None:
+    def restore(self, path: Path) -> None:
         """Goes on from such a file, in a session of reuse_prefix."""
-        _call(lib.skim_session_restore, self._handle, _bytes(str(path)))
+        _call(lib.skim_session_restore, self._handle, _path(path))
 
     def inspect(self) -> dict[str, Any]:
         """Position, context, and counts of what was computed."""

@@ -10,6 +10,8 @@ import skimstone
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 STUDENT = str(EXAMPLES / "students" / "sleep.skim")
+# Bytes that stay with a model once a text was tokenized.
+TOKENIZER = 3 * 10**6
 QUESTION = "age 34. in bed 23:05, up 07:15.\nhow long was I in bed?"
 
 
@@ -36,6 +38,68 @@ class Sessions(unittest.TestCase):
 
         expected = [event.name for event in self.session().ask()]
         self.assertEqual(asyncio.run(names(self.session())), expected)
+
+    def test_a_cancelled_task_stops(self):
+        session = self.model.session()
+        session.append_tokens([25] * 400)
+
+        async def ask():
+            async for _ in session.ask_async():
+                pass
+
+        async def cancelled(seconds):
+            task = asyncio.create_task(ask())
+            await asyncio.sleep(seconds)
+            task.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await task
+            # No call runs any more.
+            self.assertIsNone(session["budget_tokens"])
+
+        for seconds in [0, 0.001, 0.002]:
+            asyncio.run(cancelled(seconds))
+        session.clear()
+        session.append(QUESTION)
+        self.assertEqual(session.answer().fields["finish_reason"], "stop")
+
+    def test_a_nul_cuts_nothing(self):
+        for refused in [
+            lambda: skimstone.Model(STUDENT + "\0"),
+            lambda: skimstone.Model(STUDENT, **{"threads\0": 1}),
+            lambda: self.session(route="skip\0"),
+        ]:
+            with self.assertRaises(ValueError):
+                refused()
+        self.assertGreaterEqual(len(self.model.tokenize("a\0b")), 2)
+
+    def test_paths_are_paths(self):
+        skimstone.Model(Path(STUDENT)).session()
+        skimstone.Bundle(STUDENT.encode()).inspect()
+        with self.assertRaises(TypeError):
+            skimstone.Model(None)
+        with self.assertRaises(skimstone.Error) as caught:
+            skimstone.Model("/nowhere/\U0001f634")
+        self.assertEqual(caught.exception.place, "/nowhere/\U0001f634")
+
+    def test_contexts_close(self):
+        used = self.model.memory_used
+        with self.session() as session:
+            session.answer()
+        self.model.trim_memory()
+        self.assertLess(self.model.memory_used, used + TOKENIZER)
+        with self.assertRaises(skimstone.Error) as caught:
+            session.append("more")
+        self.assertEqual(caught.exception.status, -1)
+
+    def test_the_log_is_told(self):
+        lines = []
+        skimstone.set_log(3, lambda *line: lines.append(line))
+        self.session()
+        self.assertEqual(lines[0][0], 3)
+        for _ in range(10):
+            skimstone.set_log(3, print)
+        skimstone.set_log(0, None)
+        self.assertEqual(skimstone._sinks, set())
 
     def test_settings_take_python_values(self):
         session = self.session(stop=["\n\n"], temperature=0.5)
@@ -107,9 +171,7 @@ class Sessions(unittest.TestCase):
         del session
         gc.collect()
         self.model.trim_memory()
-        # The tokenizer stays.
-        tokenizer = 3 * 10**6
-        self.assertLess(self.model.memory_used, used + tokenizer)
+        self.assertLess(self.model.memory_used, used + TOKENIZER)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,49 @@ pub fn has_cffi() -> bool {
     there
 }
 
+/// The Java binding, its tests passed and compiled; a line says so if there is no JDK or no C compiler.
+pub fn java() -> Option<&'static Java> {
+    static JAVA: OnceLock<Java> = OnceLock::new();
+    if !has("javac") || !has("cc") {
+        return None;
+    }
+    Some(JAVA.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let test = crate_folder().join("../bindings/java/test");
+        let printed = run(Command::new(test)
+            .arg(install().lib().join("libskimstone.a"))
+            .arg(folder.path()));
+        assert_eq!(printed, "all laws hold\n");
+        Java { folder }
+    }))
+}
+
+/// Where the Java binding lies.
+pub struct Java {
+    folder: tempfile::TempDir,
+}
+
+impl Java {
+    /// A Java program: a class of the tests, or a source file.
+    pub fn command(&self, program: &str) -> Command {
+        let jar = self.folder.path().join("skimstone.jar");
+        let library = self.folder.path().join("libskimstone_jni.so");
+        let mut command = Command::new("java");
+        command
+            .arg("-cp")
+            .arg(format!(
+                "{}:{}/test",
+                jar.display(),
+                self.folder.path().display()
+            ))
+            .arg(format!("-Dskimstone.library={}", library.display()))
+            // The driver reads the number of a descriptor, which only Android tells.
+            .arg("--add-opens=java.base/java.io=ALL-UNNAMED")
+            .arg(program);
+        command
+    }
+}
+
 /// Builds both libraries in the profile of this test, once, and installs them.
 pub fn install() -> &'static Installed {
     static INSTALLED: OnceLock<Installed> = OnceLock::new();
