@@ -321,7 +321,10 @@ fn span_of_heads<I: Isa, W: KvValues>(
         while first < heads {
             first += match tile::<I>(heads - first) {
                 8 => scores_of::<I, W, 8>(isa, queries, first, k, place, scores),
+                7 => scores_of::<I, W, 7>(isa, queries, first, k, place, scores),
+                6 => scores_of::<I, W, 6>(isa, queries, first, k, place, scores),
                 4 => scores_of::<I, W, 4>(isa, queries, first, k, place, scores),
+                3 => scores_of::<I, W, 3>(isa, queries, first, k, place, scores),
                 2 => scores_of::<I, W, 2>(isa, queries, first, k, place, scores),
                 _ => scores_of::<I, W, 1>(isa, queries, first, k, place, scores),
             };
@@ -343,7 +346,10 @@ fn span_of_heads<I: Isa, W: KvValues>(
             let (weights, corrections) = (&scores[of.clone()], &corrections[of]);
             first += match tile::<I>(heads - first) {
                 8 => add_values::<I, W, 8>(isa, weights, corrections, seen, v, place, out),
+                7 => add_values::<I, W, 7>(isa, weights, corrections, seen, v, place, out),
+                6 => add_values::<I, W, 6>(isa, weights, corrections, seen, v, place, out),
                 4 => add_values::<I, W, 4>(isa, weights, corrections, seen, v, place, out),
+                3 => add_values::<I, W, 3>(isa, weights, corrections, seen, v, place, out),
                 2 => add_values::<I, W, 2>(isa, weights, corrections, seen, v, place, out),
                 _ => add_values::<I, W, 1>(isa, weights, corrections, seen, v, place, out),
             };
@@ -377,11 +383,14 @@ fn latest(positions: &[u32]) -> u32 {
     latest
 }
 
-/// How many heads share the registers when `left` are left: a key that is loaded once serves them all. A tile may be larger than what is
-/// left; the last head then fills it up.
+/// How many heads share the registers when `left` are left: a key that is loaded once serves them all. Groups of five are rare and take a
+/// tile of six, whose last head fills it up.
 #[inline(always)]
 fn tile<I: Isa>(left: usize) -> usize {
-    left.min(I::HEADS).next_power_of_two()
+    match left.min(I::HEADS) {
+        5 => 6,
+        tile => tile,
+    }
 }
 
 /// The sizes of the keys and values of one head in one block.

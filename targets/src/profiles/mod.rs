@@ -26,7 +26,7 @@ macro_rules! built_in {
 }
 
 /// Name and text of every profile in the binary, sorted by name.
-const BUILT_IN: [(&str, &str); 15] = built_in![
+const BUILT_IN: [(&str, &str); 16] = built_in![
     "android-6gb",
     "apple-watch-series-9",
     "ipad-air-m4",
@@ -41,6 +41,7 @@ const BUILT_IN: [(&str, &str); 15] = built_in![
     "raspberry-pi-4-4gb",
     "raspberry-pi-5-8gb",
     "x86-64-avx512vnni-2-cores",
+    "x86-64-zen4-2-cores",
     "x86-laptop",
 ];
 
