@@ -3,7 +3,7 @@
 //! An unknown key is an error, so that a misspelt knob cannot silently keep its default. Paths are relative to the recipe.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use skimstone::{ModelConfig, RouteKind};
@@ -363,6 +363,23 @@ pub(crate) fn default_routes() -> BTreeMap<String, Route> {
     ])
 }
 
+/// `path` as it is seen from `folder`; unchanged if only one of them is absolute.
+fn seen_from(folder: &Path, path: &Path) -> PathBuf {
+    if folder.is_absolute() != path.is_absolute() {
+        return path.to_owned();
+    }
+    let common = folder
+        .components()
+        .zip(path.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let up = folder
+        .components()
+        .skip(common)
+        .map(|_| Component::ParentDir);
+    up.chain(path.components().skip(common)).collect()
+}
+
 impl Recipe {
     /// Reads a recipe and makes its paths relative to the current folder instead of to the recipe.
     ///
@@ -378,16 +395,26 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Makes every path relative to `folder`.
+    /// Joins `folder` before every path.
     pub fn resolve(&mut self, folder: &Path) {
-        let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
-        resolve(&mut self.tokenizer);
+        self.each_path(|path| *path = folder.join(&*path));
+    }
+
+    /// The opposite of [`resolve`](Self::resolve): every path as it is seen from `folder`, so that what is written there says nothing of the
+    /// machine, and goes on being true where the whole is moved.
+    pub fn relative_to(&mut self, folder: &Path) {
+        self.each_path(|path| *path = seen_from(folder, path));
+    }
+
+    fn each_path(&mut self, mut change: impl FnMut(&mut PathBuf)) {
+        change(&mut self.tokenizer);
         let validation = self.validation.iter_mut().flat_map(|v| &mut v.data);
-        self.data
-            .iter_mut()
-            .chain(validation)
-            .for_each(|data| resolve(&mut data.path));
-        self.init.from.iter_mut().for_each(resolve);
+        for data in self.data.iter_mut().chain(validation) {
+            change(&mut data.path);
+        }
+        if let Some(path) = &mut self.init.from {
+            change(path);
+        }
     }
 
     /// Reads a recipe from TOML.
@@ -457,6 +484,22 @@ impl Recipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_seen_from_a_folder() {
+        struct Case(&'static str, &'static str, &'static str);
+        let cases = [
+            Case("runs/a/cot", "runs/a/rows.jsonl", "../rows.jsonl"),
+            Case("/x/runs/a", "/x/tokenizer.json", "../../tokenizer.json"),
+            Case("runs/a", "runs/a/step-40", "step-40"),
+            Case("runs", "/x/rows.jsonl", "/x/rows.jsonl"),
+            Case("", "rows.jsonl", "rows.jsonl"),
+        ];
+        for Case(folder, path, want) in cases {
+            let seen = seen_from(Path::new(folder), Path::new(path));
+            assert_eq!(seen, Path::new(want), "{path} from {folder}");
+        }
+    }
 
     fn schedule(shape: Shape) -> Schedule {
         Schedule {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use skimstone_training::Error;
 use skimstone_training::experiment::{CellId, Report, RunOptions, Spec, compare, run, run_cell};
+use skimstone_training::recipe::Recipe;
 
 const GRID: &str = r#"
 name = "tiny"
@@ -170,6 +171,27 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
     assert_eq!(same, [true, false]);
 }
 
+/// What a cell's trainings say of themselves holds wherever the run is moved: no path of this machine, and the files are found from there.
+fn check_records(cell: &Path) {
+    let here = std::env::temp_dir();
+    let mut trainings = 0;
+    for entry in std::fs::read_dir(cell).unwrap() {
+        let record = entry.unwrap().path().join("recipe.toml");
+        let Ok(text) = std::fs::read_to_string(&record) else {
+            continue;
+        };
+        assert!(
+            !text.contains(here.to_str().unwrap()),
+            "{}",
+            record.display()
+        );
+        let recipe = Recipe::load(&record).unwrap();
+        assert!(recipe.tokenizer.exists() && recipe.data[0].path.exists());
+        trainings += 1;
+    }
+    assert!(trainings > 0, "{}", cell.display());
+}
+
 /// The cells of one seed and rate, taught in this process; with `interrupts` each stops after every ten steps and goes on. Returns their results.
 fn taught(spec: &Spec, out: &Path, interrupts: bool) -> Vec<Vec<u8>> {
     // A stopped run prepares the rows and starts nothing.
@@ -204,6 +226,7 @@ fn taught(spec: &Spec, out: &Path, interrupts: bool) -> Vec<Vec<u8>> {
             }
         }
         assert!(!interrupts || stops >= 4, "{cell}: stopped {stops} times");
+        check_records(&cell.folder(out));
         results.push(std::fs::read(cell.folder(out).join("result.json")).unwrap());
     }
     results

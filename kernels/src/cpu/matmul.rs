@@ -5,7 +5,7 @@
 //! cell, so the result does not depend on the number of tokens or threads.
 //!
 //! There is no product of bf16 pairs, which some CPUs have: rounding both sides to its 8 bits would cost the precision that float weights
-//! are kept for, and cut into exact parts a half and a float make as many instructions as here. Prompts run faster with
+//! are kept for, and cut into exact parts a half and a float make more instructions than here. Prompts run faster with
 //! [`Format::Q8`](crate::Format::Q8).
 
 use half::f16;

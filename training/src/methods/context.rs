@@ -220,7 +220,9 @@ impl Context<'_> {
             Some(taught) => (taught.steps, taught.flops),
             None => (0, 0),
         };
-        let text = recipe.to_toml()?;
+        let mut record = recipe.clone();
+        record.relative_to(&folder);
+        let text = record.to_toml()?;
         write_whole(&folder.join("recipe.toml"), text.as_bytes())?;
         Manifest::new(&recipe, &text)?.write(&folder.join("manifest.json"))?;
         let config = recipe.model_config(encoder.vocab_size(), encoder.end())?;
@@ -312,7 +314,7 @@ impl Context<'_> {
             },
             export: Export {
                 default_route: Some(training.route.to_owned()),
-                ..Export::default()
+                answer_reserve: spec.evaluation.max_answer_tokens,
             },
         })
     }

@@ -111,13 +111,14 @@ impl Task {
 
     fn each_file(&mut self, resolve: impl Fn(&mut PathBuf)) {
         match self {
+            Task::Multiplication(task) => task.test.iter_mut().for_each(&resolve),
             Task::Prosqa(task) => task.test.iter_mut().for_each(&resolve),
             Task::Knights(task) => task.file.iter_mut().for_each(&resolve),
             Task::Babi(task) => task.files.iter_mut().for_each(&resolve),
             Task::Gsm8k(task) => [&mut task.train, &mut task.test]
                 .into_iter()
                 .for_each(resolve),
-            Task::Chain(_) | Task::Expressions(_) | Task::Multiplication(_) | Task::Sleep(_) => {}
+            Task::Chain(_) | Task::Expressions(_) | Task::Sleep(_) => {}
         }
     }
 
@@ -147,7 +148,14 @@ impl Task {
         let mut rows = match self {
             Task::Chain(task) => drawn(none(), &mut |rng| task.draw(rng))?,
             Task::Expressions(task) => drawn(none(), &mut |rng| task.draw(rng))?,
-            Task::Multiplication(task) => drawn(none(), &mut |rng| task.draw(rng))?,
+            Task::Multiplication(task) => match (&task.test, split) {
+                (None, _) => drawn(none(), &mut |rng| task.draw(rng))?,
+                (Some(file), Split::Test) => split::some_of(task.read(file)?, n, seed),
+                (Some(file), _) => {
+                    let taken = questions(&task.read(file)?);
+                    drawn(taken, &mut |rng| task.draw(rng))?
+                }
+            },
             Task::Prosqa(task) => match (&task.test, split) {
                 (None, _) => drawn(none(), &mut |rng| task.draw(rng))?,
                 (Some(file), Split::Test) => split::some_of(prosqa::read(file)?, n, seed),

@@ -12,12 +12,14 @@
 //!
 //! Source: Deng, Choi & Shieber, "From Explicit CoT to Implicit CoT", arXiv 2405.14838; the format was read off its published files.
 
+use std::path::{Path, PathBuf};
+
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::check_range;
-use crate::data::Row;
-use crate::error::Result;
+use crate::data::{Row, read_lines, record};
+use crate::error::{Error, Result};
 
 /// Digits of a factor at most: all numbers of 18 digits fit `u64`.
 const MOST_DIGITS: usize = 18;
@@ -35,6 +37,9 @@ pub struct Multiplication {
     /// Leave out the spaces: half of the tokens, as a digit is a token with or without them. Not the published format.
     #[arg(long)]
     pub compact: bool,
+    /// The test split: a file of the published format. Without it the test split is generated, too.
+    #[arg(long)]
+    pub test: Option<PathBuf>,
 }
 
 impl Default for Multiplication {
@@ -43,8 +48,16 @@ impl Default for Multiplication {
             multiplicand_digits: 4,
             multiplier_digits: 4,
             compact: false,
+            test: None,
         }
     }
+}
+
+/// A published row: the digits are reversed and spaced; the rationale follows from the question.
+#[derive(Deserialize)]
+struct Published {
+    question: String,
+    answer: String,
 }
 
 impl Multiplication {
@@ -61,7 +74,40 @@ impl Multiplication {
     pub(super) fn draw(&self, rng: &mut impl Rng) -> Row {
         let a = factor(self.multiplicand_digits, rng);
         let b = factor(self.multiplier_digits, rng);
-        let mut row = solved(a, b);
+        self.written(solved(a, b))
+    }
+
+    /// The rows of a published file, their rationales written anew.
+    pub(super) fn read(&self, path: &Path) -> Result<Vec<Row>> {
+        let fail = |question: &str, what: String| {
+            Error::Task(format!(
+                "`multiplication`: {}: `{question}`: {what}",
+                path.display()
+            ))
+        };
+        let lines = read_lines(path, record::<Published>)?;
+        let rows = lines.map(|line| {
+            let Published { question, answer } = line?;
+            let factors = question.split_once('*');
+            let factors = factors.and_then(|(a, b)| Some((number(a)?, number(b)?)));
+            let (a, b) = factors.ok_or_else(|| {
+                let expected = "expected two factors like `5 6 3 2 * 7 4 3 4`, units first";
+                fail(&question, expected.to_owned())
+            })?;
+            let row = solved(a, b);
+            if super::grade::same_characters(&row.answer, &answer) {
+                return Ok(self.written(row));
+            }
+            let what = format!(
+                "the file's answer is `{answer}`, the product is `{}`",
+                row.answer
+            );
+            Err(fail(&question, what))
+        });
+        rows.collect()
+    }
+
+    fn written(&self, mut row: Row) -> Row {
         if self.compact {
             let texts = [&mut row.question, &mut row.answer];
             for text in texts.into_iter().chain(&mut row.chunks) {
@@ -70,6 +116,13 @@ impl Multiplication {
         }
         row
     }
+}
+
+/// A number of at most [`MOST_DIGITS`] reversed digits.
+fn number(text: &str) -> Option<u64> {
+    let digits: String = text.chars().rev().filter(|c| !c.is_whitespace()).collect();
+    let is_number = digits.bytes().all(|b| b.is_ascii_digit()) && digits.len() <= MOST_DIGITS;
+    digits.parse().ok().filter(|_| is_number)
 }
 
 /// A number of so many digits, the highest not 0.
@@ -148,5 +201,43 @@ mod tests {
         assert_eq!(row.skippable, [false, true, true, false]);
         assert_eq!(row.parents, [vec![], vec![], vec![0], vec![]]);
         assert_eq!(row.answer, "5 1 3 1 2 0");
+    }
+
+    #[test]
+    fn published_rows_are_read_and_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let read = |compact: bool, line: &str| {
+            std::fs::write(&path, line).unwrap();
+            let task = Multiplication {
+                compact,
+                ..Multiplication::default()
+            };
+            task.read(&path)
+        };
+        let good = r#"{"question":"5 0 1 * 3 0 2","rationale":"5 1 3 0","answer":"5 1 3 1 2 0"}"#;
+        assert_eq!(read(false, good).unwrap(), [solved(105, 203)]);
+        let compact = read(true, good).unwrap();
+        assert_eq!(
+            (&*compact[0].question, &*compact[0].chunks[1]),
+            ("501*302", "+00000")
+        );
+        let wrong = read(false, &good.replace("1 2 0\"", "1 2 1\"")).unwrap_err();
+        assert!(
+            wrong.to_string().contains("the product is `5 1 3 1 2 0`"),
+            "{wrong}"
+        );
+        for question in [
+            "5 0 1",
+            "5 x * 3",
+            "* 3",
+            "5 * 1 2 3 4 5 6 7 8 9 1 2 3 4 5 6 7 8 9",
+        ] {
+            let error = read(false, &good.replace("5 0 1 * 3 0 2", question)).unwrap_err();
+            assert!(
+                error.to_string().contains("expected two factors"),
+                "{error}"
+            );
+        }
     }
 }

@@ -193,7 +193,7 @@ fn wrong_parameters_are_named() {
     let one_digit = Task::Multiplication(Multiplication {
         multiplicand_digits: 1,
         multiplier_digits: 1,
-        compact: false,
+        ..Multiplication::default()
     });
     let error = one_digit.generate(Split::Test, 50, 1).unwrap_err();
     let error = error.to_string();

@@ -135,7 +135,7 @@ fn multiplication() {
         let task = Task::Multiplication(Multiplication {
             multiplicand_digits,
             multiplier_digits,
-            compact: false,
+            ..Multiplication::default()
         });
         let mut zeros = 0;
         for row in rows(&task, 300, 1) {
