@@ -94,6 +94,35 @@ pub fn save(
     Ok(path)
 }
 
+/// Writes a checkpoint `step-0` of weights alone: name, shape, little-endian f32.
+///
+/// # Errors
+/// [`Error::Io`]; the folder is then as it was.
+pub(crate) fn save_weights(
+    folder: &Path,
+    config: &ModelConfig,
+    weights: &[(String, Vec<usize>, Vec<u8>)],
+    tokenizer: &[u8],
+) -> Result<PathBuf> {
+    let path = folder.join("step-0");
+    let files = [
+        ("model.safetensors", serialize(weights, &path)?),
+        ("config.json", config.to_json().into_bytes()),
+        ("tokenizer.json", tokenizer.to_vec()),
+    ];
+    let partial = folder.join(".step-0.partial");
+    std::fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
+    for (name, bytes) in files {
+        let file = partial.join(name);
+        std::fs::write(&file, bytes).map_err(Error::io(&file))?;
+    }
+    if path.exists() {
+        std::fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+    }
+    std::fs::rename(&partial, &path).map_err(Error::io(&path))?;
+    Ok(path)
+}
+
 /// Removes all but the newest `keep` checkpoints of a folder.
 ///
 /// # Errors

@@ -33,5 +33,6 @@ pub mod student;
 pub mod tasks;
 pub mod tokenize;
 pub mod trainer;
+pub mod unpack;
 
 pub use error::{Error, Result};

@@ -91,6 +91,17 @@ enum Stage {
         #[arg(long, default_value_t = 0)]
         jobs: usize,
     },
+    /// Copy what is kept of a finished experiment: report, plots, the first seed's student of each method.
+    Publish {
+        /// Folder of the experiment.
+        out: PathBuf,
+        /// A method whose student is copied; may be given several times; all if left out.
+        #[arg(long = "student")]
+        students: Vec<String>,
+        /// Folder to copy to.
+        #[arg(long)]
+        to: PathBuf,
+    },
     /// Hold two methods of an experiment against each other: paired differences with intervals.
     Compare {
         /// Folder of the experiment.
@@ -212,6 +223,12 @@ fn run(stage: Stage) -> Result<()> {
             };
             experiment::run(&spec, &options)?;
             println!("{}", options.out.join("report.md").display());
+            Ok(())
+        }
+        Stage::Publish { out, students, to } => {
+            for path in experiment::publish(&out, &students, &to)? {
+                println!("{}", path.display());
+            }
             Ok(())
         }
         Stage::Compare {

@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use skimstone_training::Error;
-use skimstone_training::experiment::{CellId, Report, RunOptions, Spec, compare, run, run_cell};
+use skimstone_training::checkpoint::load_student;
+use skimstone_training::experiment::{
+    CellId, Report, RunOptions, Spec, compare, publish, run, run_cell,
+};
 use skimstone_training::recipe::Recipe;
+use skimstone_training::unpack::unpack;
 
 const GRID: &str = r#"
 name = "tiny"
@@ -155,6 +159,22 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
     let error = compare(&out, "chain", "cwt", "cot").unwrap_err();
     assert!(error.to_string().contains("no method has the label `cot`"));
 
+    let kept = folder.path().join("kept");
+    let error = publish(&out, &["cot".to_owned()], &kept).unwrap_err();
+    assert!(error.to_string().contains("no method has the label `cot`"));
+    assert!(!kept.exists());
+    let files = publish(&out, &["stt".to_owned()], &kept).unwrap();
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let names: Vec<String> = files.iter().map(|path| name(path)).collect();
+    let expected = [
+        "report.json",
+        "report.md",
+        "pareto-chain.svg",
+        "chain-stt.skim",
+    ];
+    assert_eq!(names, expected);
+    assert!(files.iter().all(|path| path.exists()));
+
     // A changed definition runs what it changes and nothing else.
     let changed = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, changed.replace("margin = 1.0", "margin = 2.0")).unwrap();
@@ -192,9 +212,8 @@ fn check_records(cell: &Path) {
     assert!(trainings > 0, "{}", cell.display());
 }
 
-/// The cells of one seed and rate, taught in this process; with `interrupts` each stops after every ten steps and goes on. Returns their results.
-fn taught(spec: &Spec, out: &Path, interrupts: bool) -> Vec<Vec<u8>> {
-    // A stopped run prepares the rows and starts nothing.
+/// A stopped run prepares the rows and starts nothing.
+fn prepare_rows(spec: &Spec, out: &Path) {
     let options = RunOptions {
         out: out.to_owned(),
         jobs: 1,
@@ -202,14 +221,23 @@ fn taught(spec: &Spec, out: &Path, interrupts: bool) -> Vec<Vec<u8>> {
         stop: Arc::new(AtomicBool::new(true)),
     };
     assert!(matches!(run(spec, &options), Err(Error::Stopped)));
+}
+
+fn first_cell(spec: &Spec, method: &str) -> CellId {
+    CellId {
+        task: spec.task[0].label.clone(),
+        method: method.to_owned(),
+        seed: spec.seeds[0],
+        learning_rate: spec.learning_rates[0],
+    }
+}
+
+/// The cells of one seed and rate, taught in this process; with `interrupts` each stops after every ten steps and goes on. Returns their results.
+fn taught(spec: &Spec, out: &Path, interrupts: bool) -> Vec<Vec<u8>> {
+    prepare_rows(spec, out);
     let mut results = Vec::new();
     for method in &spec.method {
-        let cell = CellId {
-            task: "chain".to_owned(),
-            method: method.label.clone(),
-            seed: 1,
-            learning_rate: 3e-3,
-        };
+        let cell = first_cell(spec, &method.label);
         let reached = AtomicU64::new(0);
         let mut stops = 0;
         loop {
@@ -248,6 +276,51 @@ fn every_method_goes_on_where_it_was_stopped() {
     for ((entry, whole), stopped) in spec.method.iter().zip(whole).zip(stopped) {
         assert!(whole == stopped, "{}: results are equal", entry.label);
     }
+    begins_as_a_bundle(&spec, folder.path());
+}
+
+/// A student that hardly learns anything is the bundle that it began as, vocabulary included.
+fn begins_as_a_bundle(spec: &Spec, folder: &Path) {
+    let bundle = |spec: &Spec, run: &str| {
+        let cell = first_cell(spec, "cot");
+        cell.folder(&folder.join(run)).join("student.skim")
+    };
+    let mut more = spec.clone();
+    more.method
+        .retain(|entry| ["no-cot", "cot"].contains(&entry.label.as_str()));
+    more.init = Some(bundle(spec, "whole"));
+    more.steps = 1;
+    more.learning_rates = vec![1e-9];
+    let out = folder.join("more");
+    taught(&more, &out, false);
+    let weights = |path: &Path, name: &str| {
+        let checkpoint = unpack(path, &folder.join(name)).unwrap();
+        let student = load_student(&checkpoint).unwrap();
+        let values = student.variables().iter().map(|(_, value)| {
+            let flat = value.flatten_all().unwrap();
+            flat.to_vec1::<f32>().unwrap()
+        });
+        (
+            values.flatten().collect::<Vec<f32>>(),
+            std::fs::read(checkpoint.join("tokenizer.json")).unwrap(),
+        )
+    };
+    let before = weights(more.init.as_deref().unwrap(), "before");
+    let after = weights(&bundle(&more, "more"), "after");
+    assert!(before.1 == after.1, "the vocabulary is the bundle's");
+    let mut pairs = before.0.iter().zip(&after.0);
+    assert!(pairs.all(|(a, b)| (a - b).abs() < 1e-6));
+
+    more.model.hidden_size *= 2;
+    let (out, stop) = (folder.join("wide"), Arc::new(AtomicBool::new(false)));
+    prepare_rows(&more, &out);
+    let error = run_cell(&out, &first_cell(&more, "cot"), false, stop, &|_| {}).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("`init` is a model"), "{error}");
+    let text = spec.to_toml().unwrap();
+    let with_pauses = format!("init = \"x.skim\"\n{text}");
+    let error = Spec::from_toml(&with_pauses).unwrap_err().to_string();
+    assert!(error.contains("does not have"), "{error}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod interventions;
 mod markdown;
 mod plot;
 mod prepare;
+mod publish;
 mod report;
 mod run;
 mod spec;
@@ -28,6 +29,7 @@ pub mod stats;
 pub use cell::{CellId, Items, Record, Skips, Timing};
 pub use interventions::Interventions;
 pub use markdown::markdown;
+pub use publish::publish;
 pub use report::{
     Comparison, Difference, MethodReport, Proportion, Report, Retrieval, SeedReport, TaskReport,
     compare,

@@ -13,6 +13,7 @@ use crate::manifest::Input;
 use crate::methods::context::{read_json, write_json};
 use crate::tasks::Split;
 use crate::tokenize::{LATENT, PAUSE, add_tokens, train_tokenizer};
+use crate::unpack::unpack;
 
 /// Rows that the tokenizer learns from: more do not change a small vocabulary.
 const TOKENIZER_ROWS: usize = 20_000;
@@ -23,7 +24,7 @@ const TOKENIZER_ROWS: usize = 20_000;
 pub(crate) struct Prepared {
     /// Hash of what they were made by.
     definition: String,
-    /// Training, validation and test rows, tokenizer.
+    /// Training, validation and test rows, tokenizer, weights that students begin with.
     pub files: Vec<Input>,
 }
 
@@ -45,6 +46,11 @@ impl Files {
 
     pub(super) fn tokenizer(&self) -> PathBuf {
         self.folder.join("tokenizer.json")
+    }
+
+    /// The checkpoint that students begin as, if the experiment has one.
+    pub(super) fn init(&self, spec: &Spec) -> Option<PathBuf> {
+        spec.init.as_ref().map(|_| self.folder.join("step-0"))
     }
 
     pub(super) fn read(&self, split: Split) -> Result<Vec<Row>> {
@@ -70,6 +76,9 @@ pub(crate) fn prepare(spec: &Spec, entry: &TaskEntry, experiment: &Path) -> Resu
         special.push(LATENT);
         json["special"] = json!(special);
     }
+    if let Some(init) = &spec.init {
+        json["init"] = json!(Input::of(init)?.sha256);
+    }
     let definition = format!("{:x}", Sha256::digest(json.to_string()));
     let is_prepared = files.prepared().is_ok_and(|p| p.definition == definition);
     if is_prepared {
@@ -92,13 +101,23 @@ pub(crate) fn prepare(spec: &Spec, entry: &TaskEntry, experiment: &Path) -> Resu
         write_rows(&files.rows(split), &rows)?;
         inputs.push(Input::of(&files.rows(split))?);
     }
-    let train = [files.rows(Split::Train)];
-    let mut tokenizer = train_tokenizer(&train, spec.vocab_size, TOKENIZER_ROWS)?;
-    add_tokens(&mut tokenizer, &special);
     let path = files.tokenizer();
-    tokenizer
-        .save(&path, false)
-        .map_err(|error| Error::Tokenizer(format!("{}: {error}", path.display())))?;
+    match &spec.init {
+        Some(bundle) => {
+            let checkpoint = unpack(bundle, &files.folder)?;
+            let from = checkpoint.join("tokenizer.json");
+            std::fs::copy(&from, &path).map_err(Error::io(&from))?;
+            inputs.push(Input::of(&checkpoint.join("model.safetensors"))?);
+        }
+        None => {
+            let train = [files.rows(Split::Train)];
+            let mut tokenizer = train_tokenizer(&train, spec.vocab_size, TOKENIZER_ROWS)?;
+            add_tokens(&mut tokenizer, &special);
+            tokenizer
+                .save(&path, false)
+                .map_err(|error| Error::Tokenizer(format!("{}: {error}", path.display())))?;
+        }
+    }
     inputs.push(Input::of(&path)?);
     // Written last: files without it are made again.
     write_json(

@@ -422,12 +422,19 @@ fn definition_text(spec: &Spec) -> Result<String> {
     for entry in &mut spec.task {
         entry.task.forget_folders();
     }
+    if let Some(init) = &mut spec.init {
+        *init = init.file_name().unwrap_or_default().into();
+    }
     spec.to_toml()
 }
 
 fn notes(spec: &Spec) -> Vec<String> {
     let first = spec.seeds[0];
-    vec![
+    let init = spec.init.iter().map(|init| {
+        let name = init.file_name().unwrap_or_default().to_string_lossy();
+        format!("Every student begins as `{name}`, which differs from seed to seed in nothing: seeds are of what comes after.")
+    });
+    let notes = [
         format!(
             "Every student makes {} optimizer steps, over all trainings of its method together, of {} rows each unless its notes say otherwise.",
             spec.steps, spec.batch_rows
@@ -438,7 +445,8 @@ fn notes(spec: &Spec) -> Vec<String> {
         "Accuracies and differences: 95 % percentile intervals of a bootstrap over seeds and questions, paired in differences. With few seeds they are rather too narrow. One student's accuracy and shares of chunks: Wilson intervals at 95 %, chunks taken as independent.".to_owned(),
         "A difference whose interval contains zero is not resolved. Intervals are not corrected for the number of comparisons.".to_owned(),
         "Layer passes: layers run per position after the question, opening and pause tokens included. Training FLOPs: matrix products and attention of all trainings and of the scoring that a method does for them.".to_owned(),
-    ]
+    ];
+    init.chain(notes).collect()
 }
 
 /// Writes `report.json`, `report.md` and a plot per task; what is timed goes into the Markdown and into `timings.json`.

@@ -405,6 +405,7 @@ pub fn run_cell(
         rows: &rows,
         rows_file: files.rows(Split::Train),
         tokenizer: files.tokenizer(),
+        init: files.init(&spec),
         folder: folder.clone(),
         stop,
         progress,

@@ -1,7 +1,7 @@
 //! What an experiment compares: one TOML file.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +25,11 @@ pub struct Spec {
     pub steps: u64,
     /// Rows in an optimizer step; a method that takes fewer says so.
     pub batch_rows: usize,
-    /// Size of the vocabulary, without the pause token.
+    /// Size of the vocabulary, without the pause token. Without a meaning where `init` is given.
     pub vocab_size: usize,
+    /// A bundle that every student begins as, with its vocabulary and the shape of `model`; random weights if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
     /// How many rows of which seed.
     pub rows: Rows,
     /// The student's shape.
@@ -195,8 +198,12 @@ impl Spec {
             }
             other => other,
         })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
         for entry in &mut spec.task {
-            entry.task.resolve(path.parent().unwrap_or(Path::new("")));
+            entry.task.resolve(folder);
+        }
+        if let Some(init) = &mut spec.init {
+            *init = folder.join(&*init);
         }
         Ok(spec)
     }
@@ -294,6 +301,11 @@ impl Spec {
             let inside =
                 |message: String| Error::Experiment(format!("method `{label}`: {message}"));
             entry.method.check(self.steps).map_err(inside)?;
+            if self.init.is_some() && entry.method.needs_tokens() {
+                return Err(inside(
+                    "needs tokens that the vocabulary of `init` does not have".to_owned(),
+                ));
+            }
             let others = entry.controls.iter().chain(entry.method.depends_on());
             for other in others {
                 if other == label {

@@ -52,6 +52,8 @@ pub struct Context<'a> {
     pub rows_file: PathBuf,
     /// `tokenizer.json`.
     pub tokenizer: PathBuf,
+    /// The checkpoint that students begin as; random weights if there is none.
+    pub init: Option<PathBuf>,
     /// Folder of the cell.
     pub folder: PathBuf,
     /// Once true, trainings stop and save.
@@ -227,7 +229,17 @@ impl Context<'_> {
         Manifest::new(&recipe, &text)?.write(&folder.join("manifest.json"))?;
         let config = recipe.model_config(encoder.vocab_size(), encoder.end())?;
         let student = match &recipe.init.from {
-            Some(path) => checkpoint::load_student(path)?,
+            Some(path) => {
+                let student = checkpoint::load_student(path)?;
+                if student.config() != &config {
+                    return Err(Error::Experiment(format!(
+                        "`init` is a model {}, the experiment's is {}",
+                        student.config().to_json(),
+                        config.to_json()
+                    )));
+                }
+                student
+            }
             None => {
                 let map = recipe.latent_map_size;
                 Student::random_with(&config, map, self.seed, recipe.init.std)?
@@ -304,7 +316,10 @@ impl Context<'_> {
                 decay_share: spec.schedule.decay_share,
             },
             init: Init {
-                from: training.after.as_ref().map(|t| t.checkpoint.clone()),
+                from: match &training.after {
+                    Some(taught) => Some(taught.checkpoint.clone()),
+                    None => self.init.clone(),
+                },
                 ..Init::default()
             },
             checkpoint: CheckpointKnobs {

@@ -180,6 +180,11 @@ impl Method {
         )
     }
 
+    /// Whether the student's rows have [`crate::tokenize::PAUSE`] or [`crate::tokenize::LATENT`] in them.
+    pub(crate) fn needs_tokens(&self) -> bool {
+        self.thinks_in_latents() || matches!(self, Method::Pause(_))
+    }
+
     /// Teaches a student. Goes on where an earlier call was stopped.
     ///
     /// # Errors
