@@ -50,6 +50,10 @@
  *   returns SKIM_STATUS_BUSY and does nothing. Different sessions, also of one model, are independent.
  * - Nothing ends the process, prints, or connects to anything. A bug in the library ends in SKIM_STATUS_PANIC and poisons the
  *   handle: further calls return SKIM_STATUS_POISONED, and only freeing it is left.
+ * - Memory that the system refuses ends in SKIM_STATUS_MEMORY. Large allocations are made so that they may fail; small ones that
+ *   are refused come out of a reserve of 4 MiB, and the call, or the next one at work, ends with that status. What the reserve does
+ *   not cover: a model whose tables and texts take more than that in small pieces between two steps, while every allocation fails.
+ *   Whatever was made out of the reserve is given back when it is freed.
  * - There is nothing to set up or to tear down. A process that forks must not use in the child what it made before.
  * - skim_x_… functions are experimental, declared only if SKIM_EXPERIMENTAL is defined, and may change in any version. Statuses,
  *   events, fields of JSON and settings may be added in any version; see ABI.md for what may not.
@@ -78,12 +82,12 @@
 /**
  * Minor number of the ABI: grows with every addition. A library serves programs built for the same or a lower one.
  */
-#define SKIM_ABI_MINOR 1
+#define SKIM_ABI_MINOR 2
 
 /**
  * The ABI that a program is built for; give it to skim_init.
  */
-#define SKIM_ABI_VERSION 1
+#define SKIM_ABI_VERSION 2
 
 /**
  * Success.
@@ -214,6 +218,26 @@
  * A record or field of a data file is malformed.
  */
 #define SKIM_STATUS_DATA -34
+
+/**
+ * Not hot: everything as asked.
+ */
+#define SKIM_THERMAL_NOMINAL 0
+
+/**
+ * Warm. Of Android's thermal status: light.
+ */
+#define SKIM_THERMAL_FAIR 1
+
+/**
+ * Hot. Of Android's thermal status: moderate and severe.
+ */
+#define SKIM_THERMAL_SERIOUS 2
+
+/**
+ * About to be stopped by the system. Of Android's thermal status: critical and beyond.
+ */
+#define SKIM_THERMAL_CRITICAL 3
 
 /**
  * An event that this header has no number for; skim_event_name tells which.
@@ -544,7 +568,20 @@ SKIM_API int32_t skim_model_open(const char *path, const skim_options *options, 
 SKIM_API int32_t skim_model_new(const skim_bundle *bundle, const skim_options *options, skim_model **model, skim_error **error);
 
 /**
- * Describes the model as JSON: what skim_bundle_inspect says, and `kernels`, `threads`, `context`, `memory_used`, `kv_blocks`.
+ * Says how hot the device is, by one of SKIM_THERMAL_…: the hotter, the less effort goes into a question. From SKIM_THERMAL_FAIR on
+ * `cot` becomes `skip`, at SKIM_THERMAL_CRITICAL every route becomes `direct`, where the model has such a route; this holds from the
+ * next question on. Thinking ends after the number of tokens that 90, 50 or 25 percent of the questions that the route was measured
+ * on keep to (of a route that was not measured: after this share of its own limit, or of the context), and latent steps after 3/4,
+ * 1/2 or 1/4 of them; this holds from the next step on. Answers get worse. The finished event has the route and what was cut.
+ *
+ * Owner: nothing but `*error`, which is the caller's.
+ * Threads: any, at any time.
+ */
+SKIM_API int32_t skim_model_set_thermal(const skim_model *model, int32_t level, skim_error **error);
+
+/**
+ * Describes the model as JSON: what skim_bundle_inspect says, and `kernels`, `threads`, `context`, `memory_used`, `kv_blocks`,
+ * `thermal`.
  *
  * Owner: `*json` is the caller's, to free with skim_string_free; `*error` is the caller's.
  * Threads: any.
@@ -560,7 +597,8 @@ SKIM_API int32_t skim_model_inspect(const skim_model *model, char **json, skim_e
 SKIM_API int32_t skim_model_memory_used(const skim_model *model, uint64_t *bytes, skim_error **error);
 
 /**
- * Gives the memory that freed sessions left for new ones back to the system: for a memory warning.
+ * Gives the memory that freed sessions left for new ones back to the system. For a memory warning, besides
+ * skim_session_memory_warning for each session.
  *
  * Owner: nothing but `*error`, which is the caller's.
  * Threads: any.
@@ -703,9 +741,9 @@ SKIM_API int32_t skim_session_cancel_handle(const skim_session *session, skim_ca
 SKIM_API int32_t skim_session_fork(const skim_session *session, skim_session **fork, skim_error **error);
 
 /**
- * Writes keys and values of what was read so far to the file at `path`, which appears whole or not at all and replaces what was
- * there before. What was appended, the parameters and a question that is being answered are not part of it. The directory must
- * allow a second file beside it meanwhile.
+ * Writes keys and values of what was read so far, and the question that is being answered, which goes on, to the file at `path`. It
+ * appears whole or not at all, replaces what was there before, and is on the storage when this returns. What was appended and the
+ * parameters are not part of it. The directory must allow a second file beside it meanwhile.
  *
  * Owner: `path` stays the caller's; `*error` is the caller's.
  * Threads: one at a time.
@@ -714,8 +752,8 @@ SKIM_API int32_t skim_session_save(const skim_session *session, const char *path
 
 /**
  * Takes keys and values from a file that skim_session_save wrote, in this process or another: the next question reads only what
- * its prompt has beyond them, in a session of `reuse_prefix`. A question that is being answered is dropped. A file that is not
- * whole, or of another model, other weights or another `kv_format`, is refused, and the session stays as it was.
+ * its prompt has beyond them, in a session of `reuse_prefix`. A question that is being answered is dropped, and so is one in the
+ * file: see skim_session_resume. A file that is not whole, or of another model, other weights or another `kv_format`, is refused, and the session stays as it was.
  *
  * Owner: `path` stays the caller's; `*error` is the caller's.
  * Threads: one at a time.
@@ -723,7 +761,50 @@ SKIM_API int32_t skim_session_save(const skim_session *session, const char *path
 SKIM_API int32_t skim_session_restore(skim_session *session, const char *path, skim_error **error);
 
 /**
- * Describes the session as JSON: `context`, `position`, `kv_bytes`, `tokens`, `latent_steps`, `layer_passes`, `head_passes`, all
+ * Goes on with the question in a file that skim_session_save or skim_session_enter_background wrote, in this process or another,
+ * as if it had not been interrupted; pull with skim_session_next_event. The parameters must be those of the question; a route that
+ * is not set is that of the file. Time limits begin anew. Its events come from the start again, without being computed, up to a
+ * decision "resumed". Files are refused as by skim_session_restore, and if they have no question; the session stays as it was then.
+ * What was appended is not touched.
+ *
+ * Owner: `path` stays the caller's; `*error` is the caller's.
+ * Threads: one at a time.
+ */
+SKIM_API int32_t skim_session_resume(skim_session *session, const char *path, skim_error **error);
+
+/**
+ * For a memory warning of the system. Without a question in progress the session gives back the keys and values that the next
+ * prompt might share, and all their memory; the next question reserves it again, or fails with SKIM_STATUS_MEMORY. During a question
+ * it gives back what that cannot need any more under its limits. Answers do not change. If another thread works on the session, it
+ * does so at its next step. skim_model_memory_used tells what is left.
+ *
+ * Owner: nothing but `*error`, which is the caller's.
+ * Threads: any, at any time.
+ */
+SKIM_API int32_t skim_session_memory_warning(const skim_session *session, skim_error **error);
+
+/**
+ * The app leaves the screen. The question in progress finishes its chunk of thinking, or its answer, if that takes no longer than
+ * `grace_ms`, and else its step; writes what skim_session_save writes to `path`; and ends with the finish reason "suspended". A prompt
+ * ends after the part in progress. If no thread works on the session at this moment, the file is also written before this returns,
+ * so that nothing is lost if nobody pulls any more. If the file cannot be written, whoever pulls gets the error, and the question
+ * stays: pulling again goes on with it. The next question, or skim_session_enter_foreground, takes the request back.
+ *
+ * Owner: `path` stays the caller's, it is copied; `*error` is the caller's.
+ * Threads: any, at any time.
+ */
+SKIM_API int32_t skim_session_enter_background(const skim_session *session, const char *path, uint32_t grace_ms, skim_error **error);
+
+/**
+ * The app is back: a question that was not suspended yet goes on.
+ *
+ * Owner: nothing but `*error`, which is the caller's.
+ * Threads: any, at any time.
+ */
+SKIM_API int32_t skim_session_enter_foreground(const skim_session *session, skim_error **error);
+
+/**
+ * Describes the session as JSON: `context`, `kv_entries`, `position`, `kv_bytes`, `tokens`, `latent_steps`, `layer_passes`, `head_passes`, all
  * since it was made.
  *
  * Owner: `*json` is the caller's, to free with skim_string_free; `*error` is the caller's.

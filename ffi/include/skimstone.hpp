@@ -257,6 +257,11 @@ class Model {
     return detail::string([&](char **out, skim_error **error) { return skim_model_inspect(get(), out, error); });
   }
 
+  /* How hot the device is, one of SKIM_THERMAL_…: less effort the hotter. From any thread. */
+  void set_thermal(int32_t level) const {
+    detail::call([&](skim_error **error) { return skim_model_set_thermal(get(), level, error); });
+  }
+
   uint64_t memory_used() const {
     uint64_t bytes = 0;
     detail::call([&](skim_error **error) { return skim_model_memory_used(get(), &bytes, error); });
@@ -502,6 +507,28 @@ class Session {
   /* From such a file; in a session of `reuse_prefix`. */
   void restore(const std::string &path) {
     detail::call([&](skim_error **error) { return skim_session_restore(get(), detail::name(path), error); });
+  }
+
+  /* Goes on with the question in such a file; for a range-for. */
+  Events resume(const std::string &path) {
+    detail::call([&](skim_error **error) { return skim_session_resume(get(), detail::name(path), error); });
+    return Events(this);
+  }
+
+  /* For a memory warning. From any thread, as the next two. */
+  void memory_warning() const {
+    detail::call([&](skim_error **error) { return skim_session_memory_warning(get(), error); });
+  }
+
+  /* The app leaves the screen: the question ends with the reason "suspended", and is in the file at `path`. */
+  void enter_background(const std::string &path, std::chrono::milliseconds grace) const {
+    detail::call([&](skim_error **error) {
+      return skim_session_enter_background(get(), detail::name(path), static_cast<uint32_t>(grace.count()), error);
+    });
+  }
+
+  void enter_foreground() const {
+    detail::call([&](skim_error **error) { return skim_session_enter_foreground(get(), error); });
   }
 
   Session fork() const {

@@ -35,6 +35,7 @@ pub mod memory;
 pub mod model;
 mod object;
 pub mod options;
+mod reserve;
 pub mod session;
 #[cfg(feature = "experimental")]
 pub mod sleep;

@@ -1,10 +1,12 @@
-//! Accounting of the heap: what the library itself has allocated, measured where it is allocated.
+//! Accounting of the heap: what the library itself has allocated, measured where it is allocated. What the system refuses comes out
+//! of a reserve, if it is small.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::skim_error;
 use crate::guard;
+use crate::reserve;
 use crate::status::SKIM_STATUS_OK;
 use crate::text::Out;
 
@@ -22,11 +24,15 @@ fn took(bytes: usize) {
     PEAK.fetch_max(live, Ordering::Relaxed);
 }
 
-// SAFETY: every call goes to the system's allocator with the arguments as they came; the books do not touch the memory.
+// SAFETY: every call goes to the system's allocator with the arguments as they came, or, for memory that it refused, to the reserve;
+// which of them a pointer came from is told by its address. The books do not touch the memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as the caller promises.
-        let pointer = unsafe { System.alloc(layout) };
+        let mut pointer = unsafe { System.alloc(layout) };
+        if pointer.is_null() {
+            pointer = reserve::serve(layout);
+        }
         if !pointer.is_null() {
             took(layout.size());
         }
@@ -35,7 +41,14 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as the caller promises.
-        let pointer = unsafe { System.alloc_zeroed(layout) };
+        let mut pointer = unsafe { System.alloc_zeroed(layout) };
+        if pointer.is_null() {
+            pointer = reserve::serve(layout);
+            if !pointer.is_null() {
+                // SAFETY: served for this layout; what lay there before was of others.
+                unsafe { pointer.write_bytes(0, layout.size()) };
+            }
+        }
         if !pointer.is_null() {
             took(layout.size());
         }
@@ -43,18 +56,35 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as the caller promises.
-        let moved = unsafe { System.realloc(pointer, layout, size) };
-        if !moved.is_null() {
-            LIVE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
-            took(size);
+        if !reserve::owns(pointer) {
+            // SAFETY: as the caller promises, of memory of the system.
+            let moved = unsafe { System.realloc(pointer, layout, size) };
+            if !moved.is_null() {
+                LIVE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
+                took(size);
+                return moved;
+            }
         }
-        moved
+        // Out of the reserve, or, if the system refuses to grow it, into it.
+        // SAFETY: the caller promises that the new size is one of this alignment; the old memory has the smaller of both sizes, and
+        // is given back as it was taken.
+        unsafe {
+            let moved = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+            if !moved.is_null() {
+                pointer.copy_to_nonoverlapping(moved, layout.size().min(size));
+                self.dealloc(pointer, layout);
+            }
+            moved
+        }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) };
+        if reserve::owns(pointer) {
+            reserve::take_back(pointer, layout);
+        } else {
+            // SAFETY: as the caller promises, of memory of the system.
+            unsafe { System.dealloc(pointer, layout) };
+        }
         LIVE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
     }
 }

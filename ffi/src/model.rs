@@ -4,13 +4,14 @@ use std::ffi::c_char;
 
 use serde_json::json;
 use skimstone::Model;
+use skimstone::reason::ThermalLevel;
 
 use crate::bundle::{describe, path_of, skim_bundle};
 use crate::error::skim_error;
 use crate::guard;
 use crate::object::{Handle, Object};
 use crate::options::{settings_of, skim_options};
-use crate::status::SKIM_STATUS_OK;
+use crate::status::{Failure, SKIM_STATUS_OK};
 use crate::text::{Out, text};
 
 /// A model: immutable, used by any number of sessions and threads at once.
@@ -81,7 +82,46 @@ pub unsafe extern "C" fn skim_model_new(
     }
 }
 
-/// Describes the model as JSON: what skim_bundle_inspect says, and `kernels`, `threads`, `context`, `memory_used`, `kv_blocks`.
+/// Not hot: everything as asked.
+pub const SKIM_THERMAL_NOMINAL: i32 = 0;
+/// Warm. Of Android's thermal status: light.
+pub const SKIM_THERMAL_FAIR: i32 = 1;
+/// Hot. Of Android's thermal status: moderate and severe.
+pub const SKIM_THERMAL_SERIOUS: i32 = 2;
+/// About to be stopped by the system. Of Android's thermal status: critical and beyond.
+pub const SKIM_THERMAL_CRITICAL: i32 = 3;
+
+/// Says how hot the device is, by one of SKIM_THERMAL_…: the hotter, the less effort goes into a question. From SKIM_THERMAL_FAIR on
+/// `cot` becomes `skip`, at SKIM_THERMAL_CRITICAL every route becomes `direct`, where the model has such a route; this holds from the
+/// next question on. Thinking ends after the number of tokens that 90, 50 or 25 percent of the questions that the route was measured
+/// on keep to (of a route that was not measured: after this share of its own limit, or of the context), and latent steps after 3/4,
+/// 1/2 or 1/4 of them; this holds from the next step on. Answers get worse. The finished event has the route and what was cut.
+///
+/// Owner: nothing but `*error`, which is the caller's.
+/// Threads: any, at any time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn skim_model_set_thermal(
+    model: *const skim_model,
+    level: i32,
+    error: *mut *mut skim_error,
+) -> i32 {
+    // SAFETY: the caller keeps the conventions of the header.
+    unsafe {
+        guard::entry_on("skim_model_set_thermal", model, error, |model| {
+            let known = usize::try_from(level).ok();
+            let level = known.and_then(|level| ThermalLevel::ALL.get(level));
+            let level = level.ok_or_else(|| {
+                Failure::argument(format!("`level` is out of range, expected {SKIM_THERMAL_NOMINAL} to {SKIM_THERMAL_CRITICAL}"))
+            })?;
+            model.model.set_thermal(*level);
+            log::info!("thermal level {}", level.name());
+            Ok(SKIM_STATUS_OK)
+        })
+    }
+}
+
+/// Describes the model as JSON: what skim_bundle_inspect says, and `kernels`, `threads`, `context`, `memory_used`, `kv_blocks`,
+/// `thermal`.
 ///
 /// Owner: `*json` is the caller's, to free with skim_string_free; `*error` is the caller's.
 /// Threads: any.
@@ -101,6 +141,7 @@ pub unsafe extern "C" fn skim_model_inspect(
             about["kernels"] = json!(model.kernels());
             about["threads"] = json!(model.threads());
             about["context"] = json!(model.context());
+            about["thermal"] = json!(model.thermal().name());
             about["memory_used"] = json!(model.memory_used());
             about["kv_blocks"] = json!({
                 "in_use": pool.blocks_in_use,
@@ -132,7 +173,8 @@ pub unsafe extern "C" fn skim_model_memory_used(
     }
 }
 
-/// Gives the memory that freed sessions left for new ones back to the system: for a memory warning.
+/// Gives the memory that freed sessions left for new ones back to the system. For a memory warning, besides
+/// skim_session_memory_warning for each session.
 ///
 /// Owner: nothing but `*error`, which is the caller's.
 /// Threads: any.

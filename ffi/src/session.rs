@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use skimstone::reason::{Engine, Progress};
+use skimstone::reason::{Engine, Lifecycle, Progress};
 use skimstone::{ChatOptions, ChatTemplate, Error, ErrorKind, Message, TokenId};
 
 use crate::bundle::path_of;
@@ -28,6 +28,8 @@ use crate::text::{Out, UserData, name, optional_name, skim_destroy, slice, text}
 /// One conversation: what was appended, and the keys and values that the model computed for it.
 pub struct skim_session {
     state: Mutex<State>,
+    /// Apart, so that a thread reaches it while another works.
+    lifecycle: Lifecycle,
 }
 impl Object for skim_session {
     const NAME: &'static str = "session";
@@ -127,6 +129,7 @@ fn mixed() -> Failure {
 
 fn handle(engine: Engine, settings: Settings, prompt: Prompt) -> *mut skim_session {
     Handle::new(skim_session {
+        lifecycle: engine.lifecycle(),
         state: Mutex::new(State {
             engine,
             settings,
@@ -475,9 +478,9 @@ pub unsafe extern "C" fn skim_session_fork(
     }
 }
 
-/// Writes keys and values of what was read so far to the file at `path`, which appears whole or not at all and replaces what was
-/// there before. What was appended, the parameters and a question that is being answered are not part of it. The directory must
-/// allow a second file beside it meanwhile.
+/// Writes keys and values of what was read so far, and the question that is being answered, which goes on, to the file at `path`. It
+/// appears whole or not at all, replaces what was there before, and is on the storage when this returns. What was appended and the
+/// parameters are not part of it. The directory must allow a second file beside it meanwhile.
 ///
 /// Owner: `path` stays the caller's; `*error` is the caller's.
 /// Threads: one at a time.
@@ -498,8 +501,8 @@ pub unsafe extern "C" fn skim_session_save(
 }
 
 /// Takes keys and values from a file that skim_session_save wrote, in this process or another: the next question reads only what
-/// its prompt has beyond them, in a session of `reuse_prefix`. A question that is being answered is dropped. A file that is not
-/// whole, or of another model, other weights or another `kv_format`, is refused, and the session stays as it was.
+/// its prompt has beyond them, in a session of `reuse_prefix`. A question that is being answered is dropped, and so is one in the
+/// file: see skim_session_resume. A file that is not whole, or of another model, other weights or another `kv_format`, is refused, and the session stays as it was.
 ///
 /// Owner: `path` stays the caller's; `*error` is the caller's.
 /// Threads: one at a time.
@@ -524,7 +527,108 @@ pub unsafe extern "C" fn skim_session_restore(
     }
 }
 
-/// Describes the session as JSON: `context`, `position`, `kv_bytes`, `tokens`, `latent_steps`, `layer_passes`, `head_passes`, all
+/// Goes on with the question in a file that skim_session_save or skim_session_enter_background wrote, in this process or another,
+/// as if it had not been interrupted; pull with skim_session_next_event. The parameters must be those of the question; a route that
+/// is not set is that of the file. Time limits begin anew. Its events come from the start again, without being computed, up to a
+/// decision "resumed". Files are refused as by skim_session_restore, and if they have no question; the session stays as it was then.
+/// What was appended is not touched.
+///
+/// Owner: `path` stays the caller's; `*error` is the caller's.
+/// Threads: one at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn skim_session_resume(
+    session: *mut skim_session,
+    path: *const c_char,
+    error: *mut *mut skim_error,
+) -> i32 {
+    // SAFETY: the caller keeps the conventions of the header.
+    unsafe {
+        guard::entry_on("skim_session_resume", session, error, |session| {
+            let path = path_of(path)?;
+            let State {
+                engine, settings, ..
+            } = &mut *session.lock()?;
+            engine.resume(path, &settings.ask)?;
+            Ok(SKIM_STATUS_OK)
+        })
+    }
+}
+
+/// For a memory warning of the system. Without a question in progress the session gives back the keys and values that the next
+/// prompt might share, and all their memory; the next question reserves it again, or fails with SKIM_STATUS_MEMORY. During a question
+/// it gives back what that cannot need any more under its limits. Answers do not change. If another thread works on the session, it
+/// does so at its next step. skim_model_memory_used tells what is left.
+///
+/// Owner: nothing but `*error`, which is the caller's.
+/// Threads: any, at any time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn skim_session_memory_warning(
+    session: *const skim_session,
+    error: *mut *mut skim_error,
+) -> i32 {
+    // SAFETY: the caller keeps the conventions of the header.
+    unsafe {
+        guard::entry_on("skim_session_memory_warning", session, error, |session| {
+            match session.lock() {
+                Ok(mut state) => {
+                    let bytes = state.engine.shed_memory()?;
+                    log::info!("memory warning: {bytes} bytes given back");
+                }
+                Err(_busy) => session.lifecycle.memory_warning(),
+            }
+            Ok(SKIM_STATUS_OK)
+        })
+    }
+}
+
+/// The app leaves the screen. The question in progress finishes its chunk of thinking, or its answer, if that takes no longer than
+/// `grace_ms`, and else its step; writes what skim_session_save writes to `path`; and ends with the finish reason "suspended". A prompt
+/// ends after the part in progress. If no thread works on the session at this moment, the file is also written before this returns,
+/// so that nothing is lost if nobody pulls any more. If the file cannot be written, whoever pulls gets the error, and the question
+/// stays: pulling again goes on with it. The next question, or skim_session_enter_foreground, takes the request back.
+///
+/// Owner: `path` stays the caller's, it is copied; `*error` is the caller's.
+/// Threads: any, at any time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn skim_session_enter_background(
+    session: *const skim_session,
+    path: *const c_char,
+    grace_ms: u32,
+    error: *mut *mut skim_error,
+) -> i32 {
+    // SAFETY: the caller keeps the conventions of the header.
+    unsafe {
+        guard::entry_on("skim_session_enter_background", session, error, |session| {
+            let path = path_of(path)?;
+            let grace = Duration::from_millis(u64::from(grace_ms));
+            session.lifecycle.enter_background(path, grace);
+            if let Ok(state) = session.lock() {
+                state.engine.save(path)?;
+            }
+            Ok(SKIM_STATUS_OK)
+        })
+    }
+}
+
+/// The app is back: a question that was not suspended yet goes on.
+///
+/// Owner: nothing but `*error`, which is the caller's.
+/// Threads: any, at any time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn skim_session_enter_foreground(
+    session: *const skim_session,
+    error: *mut *mut skim_error,
+) -> i32 {
+    // SAFETY: the caller keeps the conventions of the header.
+    unsafe {
+        guard::entry_on("skim_session_enter_foreground", session, error, |session| {
+            session.lifecycle.enter_foreground();
+            Ok(SKIM_STATUS_OK)
+        })
+    }
+}
+
+/// Describes the session as JSON: `context`, `kv_entries`, `position`, `kv_bytes`, `tokens`, `latent_steps`, `layer_passes`, `head_passes`, all
 /// since it was made.
 ///
 /// Owner: `*json` is the caller's, to free with skim_string_free; `*error` is the caller's.
@@ -550,6 +654,7 @@ fn describe(engine: &Engine) -> Value {
     let usage = session.usage();
     json!({
         "context": session.context(),
+        "kv_entries": session.kv_entries(),
         "position": session.position(),
         "kv_bytes": session.kv_bytes(),
         "tokens": usage.tokens,

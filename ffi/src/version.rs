@@ -10,10 +10,10 @@ use crate::status::{Failure, SKIM_STATUS_ABI, SKIM_STATUS_OK};
 pub const SKIM_ABI_MAJOR: u32 = 0;
 
 /// Minor number of the ABI: grows with every addition. A library serves programs built for the same or a lower one.
-pub const SKIM_ABI_MINOR: u32 = 1;
+pub const SKIM_ABI_MINOR: u32 = 2;
 
 /// The ABI that a program is built for; give it to skim_init.
-pub const SKIM_ABI_VERSION: u32 = 1;
+pub const SKIM_ABI_VERSION: u32 = 2;
 
 const _: () = assert!(SKIM_ABI_VERSION == SKIM_ABI_MAJOR << 16 | SKIM_ABI_MINOR);
 

@@ -77,9 +77,11 @@ fn the_laws_of_the_cpp_wrapper_hold() {
     let installed = install();
     let source = common::crate_folder().join("tests/laws.cpp");
     let program = installed.compile(&source, Linking::Shared);
+    let folder = tempfile::tempdir().unwrap();
     run(installed
         .command(&program)
-        .arg(example("students/sleep.skim")));
+        .arg(example("students/sleep.skim"))
+        .arg(folder.path().join("question")));
 }
 
 #[test]
@@ -238,5 +240,24 @@ fn nothing_grows_from_round_to_round() {
     let rounds = std::env::var("SKIMSTONE_CYCLES").unwrap_or_else(|_| "200".to_owned());
     let mut command = installed.command(&program);
     command.arg(example("students/sleep.skim")).arg(rounds);
+    println!("{}", run(&mut command));
+}
+
+/// Every 41st allocation in turn; `ffi/tests/sanitize oom` refuses each.
+#[test]
+fn refused_memory_is_a_status() {
+    if !has("cc") || !cfg!(all(target_os = "linux", target_env = "gnu")) {
+        return;
+    }
+    let installed = install();
+    let source = common::crate_folder().join("tests/oom.c");
+    let program = installed.compile(&source, Linking::Shared);
+    let stride = std::env::var("SKIMSTONE_OOM_STRIDE").unwrap_or_else(|_| "41".to_owned());
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = installed.command(&program);
+    command
+        .arg(example("students/sleep.skim"))
+        .arg(folder.path().join("session"))
+        .arg(stride);
     println!("{}", run(&mut command));
 }

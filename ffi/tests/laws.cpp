@@ -107,10 +107,47 @@ static void threads(const skim::Model &model) {
   must(right + cancelled == 160 && right >= 80, "every question is answered or cancelled");
 }
 
+static void life_cycle(const skim::Model &model, const std::string &file) {
+  skim::Session session(model);
+  session.append(question).set("route", "cot");
+  const std::string expected(session.generate().text());
+  /* Suspended after its first chunk, and gone on with in another session. */
+  session.begin();
+  std::string reason;
+  for (auto event = session.next(); event; event = session.next()) {
+    if (event->type() == SKIM_EVENT_CHUNK_STARTED) session.enter_background(file, std::chrono::seconds(60));
+    if (event->type() == SKIM_EVENT_FINISHED) reason = event->string("finish_reason");
+  }
+  must(reason == "suspended", "the background ends the question");
+  skim::Session later(model);
+  later.set("route", "cot");
+  std::string text;
+  for (const skim::Event &event : later.resume(file))
+    if (event.type() == SKIM_EVENT_FINISHED) text = event.text();
+  must(text == expected, "a suspended question goes on to the same answer");
+  /* From another thread, in the middle of a question; and at rest. */
+  session.begin();
+  session.next();
+  std::thread([&] { session.memory_warning(); }).join();
+  std::string after;
+  for (auto event = session.next(); event; event = session.next()) after = event->text();
+  must(after == expected, "a memory warning changes no answer");
+  const auto full = model.memory_used();
+  session.memory_warning();
+  must(model.memory_used() < full, "a memory warning gives memory back");
+  must(session.generate().text() == expected && model.memory_used() == full, "the next question takes it again");
+  const double passes = session.generate().number("usage.layer_passes");
+  model.set_thermal(SKIM_THERMAL_SERIOUS);
+  auto hot = session.generate();
+  must(hot.number("usage.layer_passes") < passes && hot.string("route") == "skip", "heat lowers the effort");
+  model.set_thermal(SKIM_THERMAL_NOMINAL);
+}
+
 int main(int, char **argv) {
   auto model = skim::Model::open(argv[1]);
   exceptions(model);
   logs(model);
   borrowed_memory(argv[1]);
   threads(model);
+  life_cycle(model, argv[2]);
 }

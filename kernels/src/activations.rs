@@ -44,6 +44,24 @@ impl Activations {
         }
     }
 
+    /// [`Activations::new`], or `None` if the system refuses the memory.
+    pub fn try_new(max_tokens: usize, max_cols: usize) -> Option<Self> {
+        let (mut values, mut int8) = (Vec::new(), Vec::new());
+        let count = max_tokens.checked_mul(max_cols)?;
+        let blocks = max_tokens * max_cols.div_ceil(BLOCK);
+        values.try_reserve_exact(count).ok()?;
+        int8.try_reserve_exact(blocks).ok()?;
+        values.resize(count, 0.0);
+        int8.resize(blocks, Int8Block::ZERO);
+        Some(Self {
+            max_tokens,
+            max_cols,
+            values,
+            int8,
+            ..Self::new(0, 0)
+        })
+    }
+
     /// Bytes of memory that `Activations::new` with these limits takes.
     pub const fn bytes_for(max_tokens: usize, max_cols: usize) -> usize {
         let per_token =

@@ -37,6 +37,9 @@ const SPIN: Duration = Duration::from_micros(50);
 /// The most threads of one pool: far more than a memory bus feeds, and far under the 2¹⁶ that the gate can count.
 const MAX_THREADS: usize = 1024;
 
+/// Bytes of a thread's stack, by std's default.
+const STACK: usize = 2 << 20;
+
 /// Pieces per thread: more than one, so that a slow core (or one that is taken away) does not hold up the others.
 const PIECES: usize = 4;
 
@@ -138,6 +141,14 @@ impl Pool {
         };
         for index in 0..threads - 1 {
             let shared = Arc::clone(&pool.shared);
+            // The handle of a thread is an allocation of std's that cannot fail: where there is not even room for a stack, none is begun.
+            let mut room: Vec<u8> = Vec::new();
+            room.try_reserve_exact(STACK)
+                .map_err(|_| KernelError::Threads {
+                    threads,
+                    source: Some(std::io::ErrorKind::OutOfMemory.into()),
+                })?;
+            drop(room);
             let worker = thread::Builder::new()
                 .name(format!("skimstone-{index}"))
                 .spawn(move || shared.work(index))

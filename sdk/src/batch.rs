@@ -10,7 +10,7 @@ use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward::{KvRows, Scratch};
 use crate::kv_cache::KvCache;
-use crate::memory::Charge;
+use crate::memory::{self, Charge};
 use crate::model::Model;
 use crate::session::Session;
 
@@ -52,9 +52,9 @@ impl Batch {
             .charge(Scratch::bytes(config, sessions) + outputs as u64)?;
         Ok(Batch {
             model: model.clone(),
-            scratch: Scratch::new(config, sessions),
-            normed: vec![0.0; sessions * config.hidden_size],
-            logits: vec![0.0; sessions * config.vocab_size],
+            scratch: Scratch::new(config, sessions)?,
+            normed: memory::zeros(sessions * config.hidden_size)?,
+            logits: memory::zeros(sessions * config.vocab_size)?,
             cancel: CancelHandle::new(),
             _charge: charge,
         })

@@ -21,6 +21,7 @@ use crate::config::ModelConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv_cache::{BLOCK_POSITIONS, KvCache};
 use crate::latent_map::{gelu, layer_norm};
+use crate::memory;
 use crate::rope::Rope;
 use crate::weights::{LayerWeights, Weights};
 
@@ -55,23 +56,27 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    pub(crate) fn new(config: &ModelConfig, rows: usize) -> Self {
-        let floats = |width: usize| vec![0.0; rows * width];
-        Scratch {
+    pub(crate) fn new(config: &ModelConfig, rows: usize) -> Result<Self> {
+        let floats = |width: usize| memory::zeros(rows * width);
+        let activations = |width: usize| {
+            let bytes = Activations::bytes_for(rows, width);
+            Activations::try_new(rows, width).ok_or_else(|| memory::refused(bytes))
+        };
+        Ok(Scratch {
             rows,
-            hidden: floats(config.hidden_size),
-            added: floats(config.hidden_size),
-            q: floats(config.q_size()),
-            k: floats(config.kv_size()),
-            v: floats(config.kv_size()),
-            attention: floats(config.q_size()),
-            up: floats(config.intermediate_size),
-            cos: floats(config.head_dim / 2),
-            sin: floats(config.head_dim / 2),
-            positions: vec![0; rows],
-            inputs: Activations::new(rows, widest_input(config)),
-            gated: Activations::new(rows, config.intermediate_size),
-        }
+            hidden: floats(config.hidden_size)?,
+            added: floats(config.hidden_size)?,
+            q: floats(config.q_size())?,
+            k: floats(config.kv_size())?,
+            v: floats(config.kv_size())?,
+            attention: floats(config.q_size())?,
+            up: floats(config.intermediate_size)?,
+            cos: floats(config.head_dim / 2)?,
+            sin: floats(config.head_dim / 2)?,
+            positions: memory::zeros(rows)?,
+            inputs: activations(widest_input(config))?,
+            gated: activations(config.intermediate_size)?,
+        })
     }
 
     /// Bytes of `Scratch::new(config, rows)`.

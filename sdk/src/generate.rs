@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,7 +29,7 @@ pub struct GenerateOptions {
 }
 
 /// Why generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum FinishReason {
@@ -41,6 +41,8 @@ pub enum FinishReason {
     Budget,
     /// Cancelled from outside.
     Cancelled,
+    /// Written to a file and stopped, to be [resumed](crate::reason::Engine::resume): the app left the screen.
+    Suspended,
 }
 
 /// A stretch of generated text: whole characters, and the tokens since the last piece.

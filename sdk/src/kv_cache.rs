@@ -14,6 +14,7 @@
 //! locks nor copies. Whatever can need memory or fail happens in [`KvCache::new`], [`KvCache::fork`],
 //! [`KvCache::truncate`], [`KvCache::remove`] and [`KvCache::restore`], before they change anything.
 
+mod capacity;
 mod pool;
 mod saved;
 
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use skimstone_kernels::{KvBlock, KvFormat, KvSource};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 
 use pool::Block;
 pub(crate) use pool::KvPool;
@@ -42,13 +44,22 @@ struct LayerKv {
 }
 
 impl LayerKv {
-    fn with_capacity(context: usize) -> Self {
-        let blocks = context.div_ceil(BLOCK_POSITIONS);
-        LayerKv {
-            blocks: Vec::with_capacity(blocks),
-            positions: Vec::with_capacity(context),
-            visible: Vec::with_capacity(blocks),
-        }
+    fn with_capacity(context: usize) -> Result<Self> {
+        let mut layer = LayerKv {
+            blocks: Vec::new(),
+            positions: Vec::new(),
+            visible: Vec::new(),
+        };
+        layer.reserve(context)?;
+        Ok(layer)
+    }
+
+    /// Makes room for `entries` entries, so that appending does not allocate.
+    fn reserve(&mut self, entries: usize) -> Result<()> {
+        let blocks = entries.div_ceil(BLOCK_POSITIONS);
+        reserve(&mut self.positions, entries)?;
+        reserve(&mut self.visible, blocks)?;
+        reserve(&mut self.blocks, blocks)
     }
 
     fn len(&self) -> usize {
@@ -163,7 +174,7 @@ impl KvCache {
         Ok(KvCache {
             layers: (0..layers)
                 .map(|_| LayerKv::with_capacity(context))
-                .collect(),
+                .collect::<Result<_>>()?,
             spare: pool.take(layers * context.div_ceil(BLOCK_POSITIONS))?,
             marks: vec![0; layers],
             context,
@@ -404,15 +415,6 @@ impl KvCache {
         self.adopt(&other.layers)
     }
 
-    /// Gives all blocks back to the pool.
-    pub(crate) fn release(&mut self) {
-        for layer in &mut self.layers {
-            layer.cut(0, &mut self.spare);
-        }
-        self.spare.clear();
-        self.context = 0;
-    }
-
     fn adopt(&mut self, layers: &[LayerKv]) -> Result<()> {
         let full: usize = layers
             .iter()
@@ -436,7 +438,9 @@ impl KvCache {
     /// Takes from the pool what `available` blocks lack of `required`.
     fn reserve(&mut self, required: usize, available: usize) -> Result<()> {
         if required > available {
-            self.spare.extend(self.pool.take(required - available)?);
+            let fresh = self.pool.take(required - available)?;
+            memory::reserve(&mut self.spare, fresh.len())?;
+            self.spare.extend(fresh);
         }
         Ok(())
     }
@@ -446,11 +450,16 @@ fn share(layers: &[LayerKv], context: usize, spare: &mut Vec<Arc<Block>>) -> Res
     layers
         .iter()
         .map(|layer| {
-            let mut copy = LayerKv::with_capacity(context);
+            let mut copy = LayerKv::with_capacity(context)?;
             copy.share_from(layer, spare)?;
             Ok(copy)
         })
         .collect()
+}
+
+/// Room for `len` elements in all.
+fn reserve<T>(list: &mut Vec<T>, len: usize) -> Result<()> {
+    memory::reserve(list, len.saturating_sub(list.len()))
 }
 
 fn longest(layers: &[LayerKv]) -> usize {

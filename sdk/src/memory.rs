@@ -17,6 +17,8 @@
 //!
 //! [`ModelOptions::max_bytes`]: crate::ModelOptions::max_bytes
 
+mod system;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +32,9 @@ use crate::forward::{Scratch, attention_room};
 use crate::kv_cache::KvCache;
 use crate::sampler::Sampler;
 use crate::session::PREFILL_CHUNK;
+
+pub use system::{check_refusal, note_refusal};
+pub(crate) use system::{copy, probe, read_file, refused, reserve, return_free_pages, zeros};
 
 /// Bytes that a model and its sessions will take.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,8 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::forward::Forward;
 use crate::kv_cache::{KvPool, PoolUsage};
 use crate::memory::{
-    Charge, Ledger, copied_bytes, estimate, kv_format_of, over_cap, tokenizer_bytes,
+    self, Charge, Ledger, copied_bytes, estimate, kv_format_of, over_cap, tokenizer_bytes,
 };
+use crate::reason::{ThermalLevel, Thermometer};
 use crate::rope::Rope;
 use crate::spec::ReasoningSpec;
 use crate::tokenizer::Tokenizer;
@@ -132,6 +133,7 @@ struct Inner {
     ledger: Arc<Ledger>,
     pool: Arc<KvPool>,
     tokenizer: OnceLock<Option<(Tokenizer, Charge)>>,
+    thermometer: Thermometer,
     _weights: Charge,
 }
 
@@ -187,6 +189,7 @@ impl Model {
             0 => fast_cores(),
             threads => threads,
         };
+        memory::check_refusal()?;
         let ledger = Ledger::new(options.max_bytes);
         let weights = ledger.charge(copied_bytes(&bundle))?;
         let pool = Arc::new(KvPool::new(
@@ -202,6 +205,7 @@ impl Model {
             ledger,
             pool,
             tokenizer: OnceLock::new(),
+            thermometer: Thermometer::default(),
             _weights: weights,
             bundle,
         })))
@@ -245,12 +249,15 @@ impl Model {
         if let Some(tokenizer) = self.0.tokenizer.get() {
             return Ok(tokenizer.as_ref().map(|(tokenizer, _)| tokenizer));
         }
-        let charge = self.0.ledger.charge(tokenizer_bytes(&self.0.bundle))?;
+        let bytes = tokenizer_bytes(&self.0.bundle);
+        let charge = self.0.ledger.charge(bytes)?;
+        memory::probe(usize::try_from(bytes).unwrap_or(usize::MAX))?;
         let loaded = self
             .0
             .bundle
             .tokenizer()?
             .map(|tokenizer| (tokenizer, charge));
+        memory::check_refusal()?;
         let tokenizer = self.0.tokenizer.get_or_init(|| loaded);
         Ok(tokenizer.as_ref().map(|(tokenizer, _)| tokenizer))
     }
@@ -286,9 +293,20 @@ impl Model {
         self.0.pool.usage()
     }
 
-    /// Gives the memory of unused key/value blocks back to the system.
+    /// Gives the memory of unused key/value blocks back to the system, and with it whatever else the C library keeps of freed memory.
     pub fn trim_memory(&self) {
         self.0.pool.trim();
+        crate::memory::return_free_pages();
+    }
+
+    /// Says how hot the device is. It holds for all engines of the model from their next step on; see [`ThermalLevel`].
+    pub fn set_thermal(&self, level: ThermalLevel) {
+        self.0.thermometer.set(level);
+    }
+
+    /// How hot the device is, as the app said last.
+    pub fn thermal(&self) -> ThermalLevel {
+        self.0.thermometer.level()
     }
 
     pub(crate) fn pool(&self) -> &Arc<KvPool> {

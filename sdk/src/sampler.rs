@@ -17,6 +17,7 @@ use skimstone_kernels::Table;
 
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 
 /// What the sampler may do. The default is greedy.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,12 +87,15 @@ impl Sampler {
     /// vocabulary; [`ErrorKind::Backend`] if the environment names kernels that cannot run here.
     pub fn new(vocab_size: usize, options: SamplerOptions) -> Result<Self> {
         check(&options, vocab_size)?;
+        let (mut logits, mut order) = (Vec::new(), Vec::new());
+        memory::reserve(&mut logits, vocab_size)?;
+        memory::reserve(&mut order, vocab_size)?;
         Ok(Sampler {
             table: Table::from_env()?,
             random: Xoshiro256::new(options.seed),
-            logits: Vec::with_capacity(vocab_size),
-            order: Vec::with_capacity(vocab_size),
-            seen: vec![false; vocab_size],
+            logits,
+            order,
+            seen: memory::zeros(vocab_size)?,
             top: Vec::with_capacity(options.logprobs.unwrap_or(0).min(vocab_size)),
             options,
         })
@@ -120,6 +124,16 @@ impl Sampler {
     pub fn reset(&mut self) {
         self.random = Xoshiro256::new(self.options.seed);
         self.seen.fill(false);
+    }
+
+    /// Where the draws stand, to go on from in another process.
+    pub(crate) fn random(&self) -> [u64; 4] {
+        self.random.state
+    }
+
+    /// Goes on with the draws from there.
+    pub(crate) fn set_random(&mut self, state: [u64; 4]) {
+        self.random.state = state;
     }
 
     /// Picks a token.

@@ -19,12 +19,12 @@ use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward::{OneCache, Scratch, attention_room};
 use crate::kv_cache::KvCache;
-use crate::memory::{Charge, session_bytes};
+use crate::memory::{self, Charge, session_bytes};
 use crate::model::Model;
 use crate::spec::LatentMap;
 
 pub use options::SessionOptions;
-pub(crate) use saved::Reader;
+pub(crate) use saved::{Reader, Saved};
 pub use snapshot::Snapshot;
 
 /// Prompt tokens per pass. Enough rows to read each weight once for many tokens, few enough that scratch stays small and a
@@ -139,15 +139,16 @@ impl Session {
     ) -> Result<Session> {
         let config = model.config();
         let charge = model.ledger().charge(session_bytes(config, context))?;
+        memory::check_refusal()?;
         Ok(Session {
             kv,
-            room: vec![0.0; attention_room(config, context)],
-            scratch: Scratch::new(config, PREFILL_CHUNK),
+            room: memory::zeros(attention_room(config, context))?,
+            scratch: Scratch::new(config, PREFILL_CHUNK)?,
             context,
             position: 0,
-            hidden: vec![0.0; config.hidden_size],
-            normed: vec![0.0; config.hidden_size],
-            logits: vec![0.0; config.vocab_size],
+            hidden: memory::zeros(config.hidden_size)?,
+            normed: memory::zeros(config.hidden_size)?,
+            logits: memory::zeros(config.vocab_size)?,
             fresh: Fresh::Nothing,
             taps: Vec::new(),
             usage: SessionUsage::default(),
@@ -180,6 +181,29 @@ impl Session {
     /// Entries of the KV cache that are reserved.
     pub fn kv_entries(&self) -> usize {
         self.kv.capacity()
+    }
+
+    /// Entries of the fullest layer of the KV cache: the fewest that [`Session::set_kv_entries`] allows.
+    pub fn kv_used(&self) -> usize {
+        self.kv.longest()
+    }
+
+    /// Reserves the KV cache for `entries` entries from now on: fewer, down to [`Session::kv_used`], give memory back to the model's
+    /// pool (from there [`Model::trim_memory`] gives it to the system), more are reserved at once, as at the start.
+    ///
+    /// # Errors
+    /// Nothing changes then. [`ErrorKind::Argument`] for fewer entries than are used or more than the context;
+    /// [`ErrorKind::Memory`] if the cap or the system do not allow it.
+    pub fn set_kv_entries(&mut self, entries: usize) -> Result<()> {
+        if entries < self.kv_used() || entries > self.context {
+            let message = format!(
+                "{entries} KV cache entries, {} are used and the context is {}",
+                self.kv_used(),
+                self.context
+            );
+            return Err(Error::new(ErrorKind::Argument, message));
+        }
+        self.kv.set_capacity(entries)
     }
 
     /// Logits of the last position, `[V]`; `None` if it was fed without the head.
@@ -341,14 +365,14 @@ impl Session {
         if let Some(layer) = layers.iter().find(|&&layer| layer >= count) {
             return Err(no_layer(*layer, count));
         }
-        self.taps = layers
-            .iter()
-            .map(|&layer| Tap {
+        let tap = |&layer: &usize| {
+            Ok(Tap {
                 layer,
-                hidden: vec![0.0; width],
+                hidden: memory::zeros(width)?,
                 filled: false,
             })
-            .collect();
+        };
+        self.taps = layers.iter().map(tap).collect::<Result<_>>()?;
         Ok(())
     }
 

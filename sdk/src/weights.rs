@@ -11,6 +11,7 @@ use crate::bundle::{TensorInfo, as_f32s};
 use crate::config::{ModelConfig, names};
 use crate::error::{Error, ErrorKind, Result};
 use crate::latent_map::{self, LatentMapWeights, latent_map_tensors};
+use crate::memory;
 
 const VALIDATED: &str = "format, shape and alignment were checked when the bundle was opened";
 
@@ -98,6 +99,7 @@ impl WeightTable {
 
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for l in 0..config.num_hidden_layers {
+            memory::check_refusal()?;
             let matrix = |name: &str| matrix(&names::layer(l, &format!("{name}.weight")));
             let norm = |name: &str| vector(&names::layer(l, &format!("{name}.weight")));
             let bias = |name: &str, present: bool| {

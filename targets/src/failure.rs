@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use skimstone::{Error, ErrorKind};
 
+use crate::interrupt;
 use crate::terminal::Style;
 
 /// `Result` with [`Failure`].
@@ -17,6 +18,8 @@ pub(crate) enum Failure {
     Error(Error),
     /// Whoever read standard output has gone (`skim run … | head`). Nobody is left to tell, and nothing went wrong.
     Closed,
+    /// Ctrl-C. What there was to tell was told.
+    Interrupted,
 }
 
 impl Failure {
@@ -29,6 +32,7 @@ impl Failure {
                 ExitCode::from(2)
             }
             Failure::Closed => ExitCode::SUCCESS,
+            Failure::Interrupted => ExitCode::from(interrupt::STATUS),
         }
     }
 }
@@ -51,6 +55,14 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Error(error)
     }
+}
+
+/// What a command returns once it has told its results: done, or interrupted on the way.
+pub(crate) fn done() -> Result {
+    if interrupt::asked() {
+        return Err(Failure::Interrupted);
+    }
+    Ok(())
 }
 
 /// Errors of writing to standard output. Those of files are made with [`Error::io`], which names the file.

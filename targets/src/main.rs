@@ -13,11 +13,12 @@
 //! ```
 //!
 //! Results go to standard output, everything else to standard error. With `--json` standard output is one JSON object.
-//! Exit status: 0 done; 2 refused or failed, the reason on standard error.
+//! Exit status: 0 done; 2 refused or failed, the reason on standard error; 130 interrupted, with what was there until then.
 
 mod commands;
 mod data;
 mod failure;
+mod interrupt;
 mod machine;
 mod model;
 mod output;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use skimstone::kernels::{Format, KvFormat};
-use skimstone::reason::Ask;
+use skimstone::reason::{Ask, ThermalLevel};
 use skimstone::{
     ChatOptions, ChatTemplate, Error, ErrorKind, Message, Model, ModelOptions, OpenOptions, TokenId,
 };
@@ -80,9 +80,25 @@ pub(crate) struct EffortArgs {
     /// Of every finished chunk of thinking keep only the last N tokens in memory.
     #[arg(long, value_name = "N")]
     drop_chunks: Option<usize>,
+
+    /// As if the device were so hot: nominal, fair, serious or critical. The hotter, the less effort goes into a question.
+    #[arg(long, value_name = "LEVEL", value_parser = thermal_level)]
+    thermal: Option<ThermalLevel>,
+}
+
+fn thermal_level(name: &str) -> Result<ThermalLevel, String> {
+    ThermalLevel::from_name(name).ok_or_else(|| {
+        let names = ThermalLevel::ALL.map(ThermalLevel::name);
+        format!("expected one of: {}", names.join(", "))
+    })
 }
 
 impl EffortArgs {
+    /// What holds for all questions of a model.
+    pub(crate) fn prepare(&self, model: &Model) {
+        model.set_thermal(self.thermal.unwrap_or_default());
+    }
+
     pub(crate) fn apply(&self, mut ask: Ask) -> Ask {
         ask.answer_by = self.answer_by.map(Duration::from_millis);
         ask.drop_chunks = self.drop_chunks;

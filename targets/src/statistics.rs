@@ -10,6 +10,10 @@ impl Samples {
         self.0.insert(at, value);
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The middle value; of an even number the mean of the middle two.
     pub(crate) fn median(&self) -> f64 {
         let n = self.0.len();

@@ -266,6 +266,10 @@ class Model(_Owner):
         _call(lib.skim_model_memory_used, self._handle, used)
         return used[0]
 
+    def set_thermal(self, level: int) -> None:
+        """How hot the device is, from 0 to 3: less effort the hotter. Any thread may call this."""
+        _call(lib.skim_model_set_thermal, self._handle, level)
+
     def trim_memory(self) -> None:
         """Gives what freed sessions left back to the system."""
         _call(lib.skim_model_trim_memory, self._handle)
@@ -397,6 +401,23 @@ class Session(_Owner):
     def restore(self, path: Path) -> None:
         """Goes on from such a file, in a session of reuse_prefix."""
         _call(lib.skim_session_restore, self._handle, _path(path))
+
+    def resume(self, path: Path) -> Iterator[Event]:
+        """Goes on with the question in such a file; its events, from the start again."""
+        _call(lib.skim_session_resume, self._handle, _path(path))
+        return iter(self._pull, None)
+
+    def memory_warning(self) -> None:
+        """For a memory warning of the system. Any thread may call this, and the next two."""
+        _call(lib.skim_session_memory_warning, self._handle)
+
+    def enter_background(self, path: Path, grace_ms: int) -> None:
+        """The app leaves the screen: the question ends with the reason "suspended", and is in the file."""
+        _call(lib.skim_session_enter_background, self._handle, _path(path), grace_ms)
+
+    def enter_foreground(self) -> None:
+        """The app is back: a question that was not suspended yet goes on."""
+        _call(lib.skim_session_enter_foreground, self._handle)
 
     def inspect(self) -> dict[str, Any]:
         """Position, context, and counts of what was computed."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import os
+import tempfile
 import threading
 import unittest
 from pathlib import Path
@@ -162,6 +164,33 @@ class Sessions(unittest.TestCase):
         for thread in threads:
             thread.join()
         self.assertTrue(set(statuses) <= {-4}, statuses)
+
+    def test_a_question_is_suspended_and_goes_on(self):
+        session = self.session(route="cot")
+        expected = session.answer().text
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "question")
+            for event in session.ask():
+                if event.name == "chunk_started":
+                    session.enter_background(path, 60_000)
+            self.assertEqual(event.fields["finish_reason"], "suspended")
+            later = self.model.session(route="cot")
+            for event in later.resume(path):
+                pass
+            self.assertEqual(event.text, expected)
+
+    def test_warnings_of_the_system(self):
+        session = self.session(route="cot")
+        first = session.answer()
+        used = self.model.memory_used
+        session.memory_warning()
+        self.assertLess(self.model.memory_used, used)
+        self.model.set_thermal(2)
+        second = session.answer()
+        self.model.set_thermal(0)
+        self.assertLess(second.fields["usage"]["layer_passes"], first.fields["usage"]["layer_passes"])
+        with self.assertRaises(skimstone.Error):
+            self.model.set_thermal(4)
 
     def test_memory_comes_back(self):
         used = self.model.memory_used

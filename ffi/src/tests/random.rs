@@ -83,7 +83,7 @@ fn any_arguments_end_in_a_status() {
         };
         let (mut event, mut fork) = (null_mut(), null_mut());
         let status = unsafe {
-            match random.below(22) {
+            match random.below(27) {
                 0 => skim_bundle_inspect(handle.cast(), string, e),
                 1 => skim_bundle_estimate(handle.cast(), other.cast(), 3, number, &mut 0, e),
                 2 => skim_model_inspect(handle.cast(), string, e),
@@ -107,6 +107,15 @@ fn any_arguments_end_in_a_status() {
                 18 => skim_session_fork(handle.cast(), &mut fork, e),
                 19 => skim_event_number(handle.cast(), key, real, e),
                 20 => skim_event_string(handle.cast(), key, string, e),
+                21 => skim_session_memory_warning(handle.cast(), e),
+                // A folder that is not there: the texts above would be files here.
+                22 => {
+                    let path = random.of(&[null(), c"/nowhere/question".as_ptr()]);
+                    skim_session_enter_background(handle.cast(), path, round as u32, e)
+                }
+                23 => skim_session_enter_foreground(handle.cast(), e),
+                24 => skim_session_resume(handle.cast(), key, e),
+                25 => skim_model_set_thermal(handle.cast(), random.below(6) as i32 - 1, e),
                 _ => skim_cancel_trigger(handle.cast()),
             }
         };

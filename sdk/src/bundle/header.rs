@@ -11,6 +11,7 @@ use std::ops::Range;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 
 /// Bytes before the JSON: its length.
 pub(crate) const LENGTH_BYTES: usize = 8;
@@ -95,6 +96,9 @@ pub(crate) struct Header {
     pub(crate) header_bytes: usize,
 }
 
+/// Names, shapes and tables take a few times the JSON that they are read from.
+const PARSED_FACTOR: usize = 4;
+
 /// Parses and validates the header of `file`, refusing one of more than `max_header_bytes`.
 pub(crate) fn parse(file: &[u8], max_header_bytes: usize) -> Result<Header> {
     let truncated = |needed: &dyn fmt::Display, what: &str| {
@@ -125,6 +129,7 @@ pub(crate) fn parse(file: &[u8], max_header_bytes: usize) -> Result<Header> {
     if !json.starts_with('{') {
         return Err(format("does not start with `{`".to_owned()));
     }
+    memory::probe(json.len().saturating_mul(PARSED_FACTOR))?;
     let raw: RawHeader =
         serde_json::from_str(json).map_err(|error| format(error.to_string()).with_source(error))?;
 
@@ -132,6 +137,7 @@ pub(crate) fn parse(file: &[u8], max_header_bytes: usize) -> Result<Header> {
     for (name, tensor) in raw.tensors {
         let entry = entry(&name, tensor, header_bytes);
         entries.push(entry.map_err(|error| error.at(format_args!("tensor `{name}`")))?);
+        memory::check_refusal()?;
     }
     check_coverage(&mut entries, header_bytes, file.len())?;
     Ok(Header {

@@ -28,6 +28,7 @@ use skimstone_kernels::{BLOCK, Format, Matrix};
 use crate::chat::ChatTemplate;
 use crate::config::{GenerationConfig, ModelConfig};
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 use crate::spec::ReasoningSpec;
 use crate::tokenizer::{TableBytes, Tokenizer};
 use crate::weights::{WeightTable, Weights};
@@ -237,6 +238,7 @@ impl Bundle {
         let weights = WeightTable::new(&config, reasoning.latent_map_size(), |name| {
             by_name.get(name).map(|&index| &tensors[index])
         })?;
+        memory::check_refusal()?;
         Ok(Bundle {
             storage: Arc::new(storage),
             tensors,

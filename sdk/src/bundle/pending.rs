@@ -17,6 +17,10 @@ const SMALL: usize = 8 << 10;
 const LARGE: usize = 2 << 20;
 
 /// A file that gets its name when it is whole, and vanishes otherwise.
+///
+/// It is written beside its target under a name of its own, flushed to the storage, renamed, and the folder flushed, too: whoever looks
+/// at the target, after whatever crash, finds the old file or the new one, whole. A process that is killed leaves its unfinished file
+/// behind; the next one that writes the same target takes it away, which a lock tells it is allowed to.
 pub struct PendingFile {
     /// `None` once it is persisted.
     file: Option<BufWriter<File>>,
@@ -30,7 +34,9 @@ impl PendingFile {
     /// # Errors
     /// [`ErrorKind::Io`] if it cannot be created; [`ErrorKind::Argument`] if `target` names no file.
     pub fn create(target: &Path) -> Result<PendingFile> {
-        PendingFile::with_buffer(target, SMALL)
+        let file = PendingFile::with_buffer(target, SMALL)?;
+        file.remove_abandoned();
+        Ok(file)
     }
 
     /// As [`create`](Self::create), for a file that is mapped later: written in [large pieces](LARGE).
@@ -54,6 +60,8 @@ impl PendingFile {
         temporary.push(suffix);
         let temporary = target.with_file_name(temporary);
         let file = File::create_new(&temporary).map_err(|error| Error::io(target, error))?;
+        // Where the file system has no locks, nothing is taken away either.
+        let _ = file.try_lock();
         Ok(PendingFile {
             file: Some(BufWriter::with_capacity(bytes, file)),
             temporary,
@@ -61,16 +69,43 @@ impl PendingFile {
         })
     }
 
+    /// Removes what killed processes left of earlier tries. Nothing hangs on it, so failures are passed over.
+    fn remove_abandoned(&self) {
+        let (Some(folder), Some(name)) = (self.temporary.parent(), self.target.file_name()) else {
+            return;
+        };
+        let mut prefix = OsString::from(".");
+        prefix.push(name);
+        prefix.push(".");
+        let folder = match folder.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => folder,
+        };
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let other = Some(name.as_os_str()) != self.temporary.file_name();
+            let bytes = name.as_encoded_bytes();
+            if other && bytes.starts_with(prefix.as_encoded_bytes()) && bytes.ends_with(b".tmp") {
+                let file = File::options().write(true).open(entry.path());
+                // Who still writes it holds the lock.
+                if file.is_ok_and(|file| file.try_lock().is_ok()) {
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+
     /// Writes everything to storage and gives the file its name, in place of what had it before.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`]; what had the name before stays then.
+    /// [`ErrorKind::Io`]; what had the name before stays then, unless it is only the folder that could not be flushed.
     pub fn persist(mut self) -> Result<()> {
         let rename = |file: BufWriter<File>| {
             file.into_inner()
                 .map_err(io::IntoInnerError::into_error)?
                 .sync_all()?;
-            fs::rename(&self.temporary, &self.target)
+            fs::rename(&self.temporary, &self.target)?;
+            sync_folder(&self.target)
         };
         match self.file.take().map(rename) {
             Some(Err(error)) => {
@@ -87,6 +122,35 @@ impl PendingFile {
             .as_mut()
             .ok_or_else(|| io::Error::other("the file is already complete"))
     }
+}
+
+/// Makes a rename last: the folder is what it changed.
+#[cfg(unix)]
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // A folder that may not be read, or a file system that has nothing to flush for folders.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::InvalidInput
+                    | io::ErrorKind::Unsupported
+            ) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// Elsewhere folders cannot be opened.
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 impl Write for PendingFile {

@@ -6,7 +6,7 @@ use skimstone_kernels::KvFormat;
 
 use super::BLOCK_POSITIONS;
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::Ledger;
+use crate::memory::{self, Ledger};
 
 /// Keys and values of [`BLOCK_POSITIONS`] positions of one layer. Returns its buffer to the pool when the last owner drops it.
 pub(super) struct Block {
@@ -117,43 +117,56 @@ impl KvPool {
     /// Frees the blocks that nobody uses and takes their bytes off the model's account.
     pub(crate) fn trim(&self) {
         let free = std::mem::take(&mut self.lock().free);
-        self.ledger.give(free.len() as u64 * 2 * self.half() as u64);
+        let bytes = free.len() as u64 * 2 * self.half() as u64;
+        drop(free);
+        self.ledger.give(bytes);
     }
 
     /// `count` blocks, or an error and none.
     pub(super) fn take(self: &Arc<Self>, count: usize) -> Result<Vec<Arc<Block>>> {
         let bytes = 2 * self.half() as u64;
+        let mut blocks = Vec::new();
+        memory::reserve(&mut blocks, count)?;
         let mut state = self.lock();
+        // Giving back must not need memory.
+        let room = state.in_use + count;
+        memory::reserve(&mut state.free, room)?;
         let missing = count.saturating_sub(state.free.len());
         self.ledger.take(missing as u64 * bytes)?;
-        let mut fresh = Vec::with_capacity(missing);
-        for _ in 0..missing {
-            let mut kv: Vec<u8> = Vec::new();
-            if kv.try_reserve_exact(2 * self.half()).is_err() {
-                self.ledger.give(missing as u64 * bytes);
-                return Err(Error::new(
-                    ErrorKind::Memory,
-                    format!(
-                        "the system refused {} bytes for keys and values",
-                        missing as u64 * bytes
-                    ),
-                ));
+        let mut fresh: Vec<Vec<u8>> = Vec::new();
+        let reserved = memory::reserve(&mut fresh, count).and_then(|()| {
+            for _ in 0..missing {
+                let mut kv = Vec::new();
+                memory::reserve(&mut kv, 2 * self.half())?;
+                fresh.push(kv);
             }
-            fresh.push(kv);
+            Ok(())
+        });
+        if reserved.is_err() {
+            self.ledger.give(missing as u64 * bytes);
+            let message = format!(
+                "the system refused {} bytes for keys and values",
+                missing as u64 * bytes
+            );
+            return Err(Error::new(ErrorKind::Memory, message)
+                .with_hint("use a smaller context or fewer sessions"));
         }
         let reused = state.free.len() - (count - missing);
-        fresh.extend(state.free.drain(reused..));
         state.in_use += count;
+        fresh.extend(state.free.drain(reused..));
         drop(state);
-        Ok(fresh
-            .into_iter()
-            .map(|kv| {
-                Arc::new(Block {
-                    kv,
-                    pool: self.clone(),
-                })
-            })
-            .collect())
+        let mut fresh = fresh.into_iter();
+        while let Some(kv) = fresh.next() {
+            // Thousands of small allocations in a long context.
+            if let Err(error) = memory::check_refusal() {
+                self.give_back(kv);
+                fresh.for_each(|kv| self.give_back(kv));
+                return Err(error);
+            }
+            let pool = self.clone();
+            blocks.push(Arc::new(Block { kv, pool }));
+        }
+        Ok(blocks)
     }
 
     fn give_back(&self, kv: Vec<u8>) {

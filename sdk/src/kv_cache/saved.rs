@@ -3,8 +3,11 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use super::{BLOCK_POSITIONS, Block, KvPool, KvSnapshot, LayerKv, context_full, mask, no_reserve};
+use super::{
+    BLOCK_POSITIONS, Block, KvCache, KvPool, KvSnapshot, LayerKv, context_full, mask, no_reserve,
+};
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 use crate::session::Reader;
 
 impl KvPool {
@@ -21,21 +24,27 @@ impl KvPool {
     }
 }
 
-impl KvSnapshot {
+impl KvCache {
     /// Writes all entries. Per layer: their number, positions, visibility, blocks. What a block holds beyond its entries is written as
     /// zeros: it may be of another session.
-    pub(crate) fn write(&self, pool: &KvPool, out: &mut impl Write) -> Result<io::Result<()>> {
-        let zeros = vec![0.0; pool.kv_heads * pool.head_dim];
+    pub(crate) fn write(&self, out: &mut impl Write) -> Result<io::Result<()>> {
+        let pool = &self.pool;
+        let zeros = memory::zeros(pool.kv_heads * pool.head_dim)?;
         let mut bytes = Vec::new();
         for layer in &self.layers {
             bytes.clear();
+            memory::reserve(&mut bytes, 8 + 4 * layer.len() + 8 * layer.visible.len())?;
             bytes.extend((layer.len() as u64).to_le_bytes());
             bytes.extend(layer.positions.iter().flat_map(|p| p.to_le_bytes()));
             bytes.extend(layer.visible.iter().flat_map(|word| word.to_le_bytes()));
+            if let Err(error) = out.write_all(&bytes) {
+                return Ok(Err(error));
+            }
             for (i, block) in layer.blocks.iter().enumerate() {
-                let begin = bytes.len();
+                bytes.clear();
+                memory::reserve(&mut bytes, block.kv.len())?;
                 bytes.extend_from_slice(&block.kv);
-                let (keys, values) = bytes[begin..].split_at_mut(pool.half());
+                let (keys, values) = bytes.split_at_mut(pool.half());
                 let filled = (layer.len() - i * BLOCK_POSITIONS).min(BLOCK_POSITIONS);
                 for slot in filled..BLOCK_POSITIONS {
                     pool.format.write_entry(
@@ -46,14 +55,16 @@ impl KvSnapshot {
                         [&mut *keys, &mut *values],
                     )?;
                 }
-            }
-            if let Err(error) = out.write_all(&bytes) {
-                return Ok(Err(error));
+                if let Err(error) = out.write_all(&bytes) {
+                    return Ok(Err(error));
+                }
             }
         }
         Ok(Ok(()))
     }
+}
 
+impl KvSnapshot {
     /// Reads the entries of `layers` layers, of at most `position` positions each; every number is checked before it is used.
     pub(crate) fn read(
         reader: &mut Reader<'_>,

@@ -73,6 +73,8 @@ pub enum Limit {
     Route,
     /// The cap on memory, for a probe.
     Memory,
+    /// The device's heat: [`ThermalLevel`](crate::reason::ThermalLevel).
+    Heat,
 }
 
 /// Where an engine reads the time: the system's clock, or another that a test or a replay turns by hand.

@@ -4,23 +4,25 @@
 //! is fed only when something is to be computed after it, so the last token of an answer costs no pass, and the close is fed
 //! together with the last thinking token in one pass.
 
+mod lifecycle;
 mod probe;
 mod run;
+mod thought;
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::time::Instant;
 
 use super::ask::{Ask, EngineOptions};
 use super::budget::{Limit, Pace, Spent, StepKind};
 use super::event::{Answer, Choice, Event, SkipReason};
 use super::gate::{Anytime, Gated};
+use super::lifecycle::Lifecycle;
 use super::policy::{NextStep, ReasoningPolicy, policy_of};
-use crate::bundle::PendingFile;
 use crate::cancel::CancelHandle;
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::generate::FinishReason;
+use crate::memory;
 use crate::model::Model;
 use crate::sampler::Sampled;
 use crate::session::{PREFILL_CHUNK, Session, SessionOptions, SessionUsage};
@@ -38,6 +40,9 @@ pub struct Engine {
     prompt: Vec<TokenId>,
     run: Option<Run>,
     queue: VecDeque<Event>,
+    lifecycle: Lifecycle,
+    /// Entries of the KV cache that a question begins with.
+    entries: usize,
 }
 
 /// What [`Engine::next_event_until`] came to.
@@ -61,6 +66,7 @@ impl Engine {
         session.context = options.context;
         session.kv_entries = options.kv_entries;
         let session = Session::new(model, session)?;
+        let (entries, lifecycle) = (session.kv_entries(), Lifecycle::new(options.clock.clone()));
         Ok(Engine {
             session,
             aside: None,
@@ -69,6 +75,8 @@ impl Engine {
             prompt: Vec::new(),
             run: None,
             queue: VecDeque::new(),
+            lifecycle,
+            entries,
         })
     }
 
@@ -86,39 +94,9 @@ impl Engine {
             prompt: self.prompt.clone(),
             run: None,
             queue: VecDeque::new(),
+            lifecycle: Lifecycle::new(self.options.clock.clone()),
+            entries: self.entries,
         })
-    }
-
-    /// Writes the state to a file that appears whole or not at all, and replaces what was there before. A question that is being
-    /// answered is not part of it.
-    ///
-    /// # Errors
-    /// As [`Session::save`].
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let mut file = PendingFile::create(path)?;
-        self.session
-            .save(&self.prompt, &mut file)
-            .map_err(|error| error.at(path.display()))?;
-        file.persist()
-    }
-
-    /// Returns to a state that [`Engine::save`] wrote, in this process or another; with [`EngineOptions::reuse_prefix`] the next prompt
-    /// goes on from there. A question that is being answered is dropped.
-    ///
-    /// # Errors
-    /// As [`Session::restore_saved`], and [`ErrorKind::Io`]. The engine goes on as it was then.
-    pub fn restore(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
-        let prompt = self
-            .session
-            .restore_saved(&bytes)
-            .map_err(|error| error.at(path.display()))?;
-        self.prompt = prompt;
-        self.run = None;
-        self.queue.clear();
-        Ok(())
     }
 
     /// The model.
@@ -144,14 +122,23 @@ impl Engine {
     /// [`ErrorKind::Argument`] if prompt or budget leave no room for an answer, naming both numbers; [`ErrorKind::Token`];
     /// [`ErrorKind::Memory`] if the session of probes, for `auto` and [`Ask::answer_by`], does not fit the cap.
     pub fn ask(&mut self, prompt: &[TokenId], ask: &Ask) -> Result<()> {
-        let policy: Box<dyn ReasoningPolicy> = match self.gate_of(ask) {
+        let spec = self.model().reasoning();
+        if let Some(route) = self.model().thermal().route(spec, ask) {
+            let ask = ask.clone().with_route(route);
+            return self.ask_with_policy(prompt, &ask, self.policy(&ask)?);
+        }
+        self.ask_with_policy(prompt, ask, self.policy(ask)?)
+    }
+
+    /// The policy of the route that is asked for.
+    fn policy(&self, ask: &Ask) -> Result<Box<dyn ReasoningPolicy>> {
+        Ok(match self.gate_of(ask) {
             Some(auto) => Box::new(Gated {
                 gate: auto.gate,
                 threshold: auto.threshold,
             }),
             None => policy_of(&self.route_of(ask)?),
-        };
-        self.ask_with_policy(prompt, ask, policy)
+        })
     }
 
     /// [`Engine::ask`] for a text, tokenized with the special tokens that the tokenizer puts around every text.
@@ -175,31 +162,37 @@ impl Engine {
     ) -> Result<()> {
         self.run = None;
         self.queue.clear();
-        let route = self.route_of(ask)?;
-        let policy = match ask.answer_by {
-            Some(_) => Box::new(Anytime(policy)),
-            None => policy,
-        };
-        let mut run = Run::new(
-            &self.session,
-            prompt,
-            ask,
-            route,
-            policy,
-            &self.options.clock,
-        )?;
+        memory::check_refusal()?;
+        self.regrow()?;
+        let mut run = self.new_run(prompt, ask, policy)?;
         if run.keep_best || self.gate_of(ask).is_some() {
             self.aside()?;
         }
         run.before = self.usage();
         run.read = run.before;
         self.session.cancel_handle().reset();
+        self.lifecycle.enter_foreground();
         self.queue.push_back(Event::Started {
             route: run.answer.route.clone(),
             prompt_tokens: run.prompt.len(),
         });
         self.run = Some(run);
         Ok(())
+    }
+
+    fn new_run(
+        &self,
+        prompt: &[TokenId],
+        ask: &Ask,
+        policy: Box<dyn ReasoningPolicy>,
+    ) -> Result<Run> {
+        let policy = match ask.answer_by {
+            Some(_) => Box::new(Anytime(policy)),
+            None => policy,
+        };
+        let route = self.route_of(ask)?;
+        let clock = &self.options.clock;
+        Run::new(&self.session, prompt, ask, route, policy, clock)
     }
 
     /// Works until something happens and tells it; `None` after [`Event::Finished`], or when nothing was asked.
@@ -236,6 +229,26 @@ impl Engine {
                 return Ok(Progress::Unfinished);
             }
             first = false;
+            if let Some(reason) = run.ending {
+                self.release_aside();
+                self.finish(run, reason)?;
+                continue;
+            }
+            if let Err(error) = memory::check_refusal() {
+                self.release_aside();
+                return Err(error);
+            }
+            if self.lifecycle.take_memory_warning() {
+                self.run = Some(run);
+                self.shed_memory()?;
+                continue;
+            }
+            if let Some(request) = self.lifecycle.background()
+                && run.may_stop(request.until)
+            {
+                self.suspend(run, &request.checkpoint)?;
+                continue;
+            }
             let outcome = match run.phase {
                 Phase::Prompt => self.read_prompt(&mut run).map(|()| None),
                 Phase::Thinking => self.think(&mut run).map(|()| None),
@@ -246,7 +259,12 @@ impl Engine {
                     self.run = Some(run);
                     continue;
                 }
-                Ok(Some(reason)) => self.finish(run, reason),
+                Ok(Some(reason)) => {
+                    run.ending = Some(reason);
+                    run.show_rest(&mut self.queue)?;
+                    self.run = Some(run);
+                    continue;
+                }
                 Err(error) if error.kind() == ErrorKind::Cancelled => self.cancelled(run),
                 Err(error) => Err(error),
             };
@@ -360,20 +378,20 @@ impl Engine {
         if run.draft.take().is_some() {
             self.release_aside();
         }
-        if let Some(limit) = run
-            .account
-            .thinking_limit(kind, &self.spent(run), self.pace)
-        {
+        let limit = self.heat_limit(run, kind).or_else(|| {
+            run.account
+                .thinking_limit(kind, &self.spent(run), self.pace)
+        });
+        if let Some(limit) = limit {
             run.decide(&mut self.queue, Choice::ThinkingCut(limit));
             let reason = SkipReason::Limit(limit);
             if limit == Limit::Milliseconds && run.best.is_some() {
-                self.end_thinking(run, Some(reason))?;
+                run.end_thinking(&mut self.queue, Some(reason))?;
                 return run.take_best(&mut self.queue);
             }
-            return self.close(run, Some(reason));
+            return run.close(&mut self.queue, Some(reason));
         }
         self.drop_chunks(run)?;
-        run.chunk_ended = false;
         match kind {
             StepKind::Token => self.think_token(run),
             StepKind::Latent => {
@@ -382,10 +400,7 @@ impl Engine {
                 self.session.step_hidden(&run.route.latent_map)?;
                 self.note_kv(run);
                 self.pace.observe(run.clock.since(began), 1);
-                let index = run.answer.usage.latent_steps;
-                run.answer.usage.latent_steps += 1;
-                run.last = None;
-                self.queue.push_back(Event::LatentStep { index });
+                run.take_latent(&mut self.queue);
                 Ok(())
             }
         }
@@ -393,31 +408,14 @@ impl Engine {
 
     fn think_token(&mut self, run: &mut Run) -> Result<()> {
         let sampled = self.sample(run)?;
-        run.answer.usage.thinking_tokens += 1;
-        let mut free = run.close.push(sampled.id);
-        // One behind the token that was sampled; what the close holds lies before that.
-        let end = self.session.position() + run.pending.len() + 1;
-        let first = end - run.close.held() - free.len();
-        // A stop token that belongs to the close is held by it, and not free.
-        let ended = free.last() == Some(&sampled.id) && run.stop_ids.contains(&sampled.id);
-        if ended {
-            free.pop();
+        let position = self.session.position();
+        match run.take_thought(&mut self.queue, sampled, position)? {
+            Some(choice) => {
+                run.decide(&mut self.queue, choice);
+                run.close(&mut self.queue, None)
+            }
+            None => Ok(()),
         }
-        for (id, position) in free.into_iter().zip(first..) {
-            run.think(&mut self.queue, id, position)?;
-        }
-        if ended {
-            run.decide(&mut self.queue, Choice::StudentEnded);
-            return self.close(run, None);
-        }
-        run.pending.push(sampled.id);
-        // A close that may have begun is no place to look aside.
-        run.chunk_ended &= run.close.held() == 0;
-        if run.close.complete() {
-            run.decide(&mut self.queue, Choice::StudentClosed);
-            return self.close(run, None);
-        }
-        Ok(())
     }
 
     /// Drops what is to be dropped of the chunks that are finished.
@@ -442,32 +440,13 @@ impl Engine {
             if !run.route.close.is_empty() {
                 run.decide(&mut self.queue, Choice::PolicyClosed);
             }
-            return self.close(run, Some(SkipReason::Policy));
+            return run.close(&mut self.queue, Some(SkipReason::Policy));
         };
         run.decide(&mut self.queue, Choice::Settled(confidence));
         match run.draft.take() {
             Some(draft) => self.commit(run, draft),
-            None => self.close(run, Some(SkipReason::Settled)),
+            None => run.close(&mut self.queue, Some(SkipReason::Settled)),
         }
-    }
-
-    /// Ends the thinking: appends what is missing of the close, and goes over to the answer.
-    fn close(&mut self, run: &mut Run, skipped: Option<SkipReason>) -> Result<()> {
-        let rest = run.close.rest();
-        run.pending.extend_from_slice(rest);
-        run.answer.usage.thinking_tokens += rest.len();
-        self.end_thinking(run, skipped)
-    }
-
-    fn end_thinking(&mut self, run: &mut Run, skipped: Option<SkipReason>) -> Result<()> {
-        run.end_chunk(&mut self.queue, false)?;
-        if let Some(reason) = skipped {
-            run.skip(&mut self.queue, reason);
-        }
-        run.answer.usage.ms_thinking = run.end_phase(Phase::Answering);
-        // Until it is whole, an earlier one may have to take its place.
-        run.held = run.best.is_some().then(Vec::new);
-        Ok(())
     }
 
     fn answer_step(&mut self, run: &mut Run) -> Result<Option<FinishReason>> {
@@ -485,18 +464,7 @@ impl Engine {
                 self.sample(run)?
             }
         };
-        run.answer.usage.answer_tokens += 1;
-        if run.stop_ids.contains(&sampled.id) {
-            return Ok(Some(FinishReason::Stop));
-        }
-        if run.drafted.is_empty() && !run.from_best {
-            run.pending.push(sampled.id);
-        }
-        run.answer.ids.push(sampled.id);
-        run.probabilities += f64::from(sampled.logprob).exp();
-        let (piece, stop) = run.answer_text.push(sampled.id, sampled.logprob)?;
-        run.show_answer(&mut self.queue, piece);
-        Ok(stop.then_some(FinishReason::Stop))
+        run.take_answer(&mut self.queue, sampled)
     }
 
     /// Whether a limit ends the answer here: `Some(None)` if an earlier answer takes its place.
@@ -563,6 +531,7 @@ impl Engine {
             thinking: usage.thinking_tokens,
             left: self.session.room() as isize - run.pending.len() as isize,
             layer_passes: self.usage().layer_passes - run.read.layer_passes
+                + run.earlier.layer_passes as usize
                 + run.pending.len() * run.account.layers,
             answer_ready: run.best.is_some(),
         }
@@ -577,7 +546,7 @@ impl Engine {
     fn cancelled(&mut self, mut run: Run) -> Result<()> {
         if run.best.is_some() {
             if run.phase == Phase::Thinking {
-                self.end_thinking(&mut run, None)?;
+                run.end_thinking(&mut self.queue, None)?;
             }
             run.take_best(&mut self.queue)?;
             while self.answer_step(&mut run)?.is_none() {}
@@ -596,9 +565,7 @@ impl Engine {
                 run.answer.usage.ms_thinking = run.end_phase(Phase::Thinking);
             }
             Phase::Answering => {
-                let rest = run.answer_text.finish()?;
-                run.show_answer(&mut self.queue, rest);
-                self.queue.extend(run.held.take().into_iter().flatten());
+                run.show_rest(&mut self.queue)?;
                 run.answer.usage.ms_answer = run.end_phase(Phase::Answering);
             }
         }
@@ -616,9 +583,13 @@ impl Engine {
         }
         *finish_reason = reason;
         usage.generated_tokens = usage.thinking_tokens + usage.answer_tokens + usage.probe_tokens;
-        usage.prompt_layer_passes = run.read.layer_passes - run.before.layer_passes;
-        usage.layer_passes = done.layer_passes - run.read.layer_passes;
-        usage.head_passes = done.head_passes - run.before.head_passes;
+        let earlier = &run.earlier;
+        usage.prompt_layer_passes =
+            run.read.layer_passes - run.before.layer_passes + earlier.prompt_layer_passes as usize;
+        usage.layer_passes =
+            done.layer_passes - run.read.layer_passes + earlier.layer_passes as usize;
+        usage.head_passes =
+            done.head_passes - run.before.head_passes + earlier.head_passes as usize;
         usage.kv_bytes = self.session.kv_bytes();
         self.queue.push_back(Event::Finished(Box::new(run.answer)));
         Ok(())

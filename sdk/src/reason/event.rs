@@ -139,6 +139,8 @@ pub enum Choice {
     },
     /// A limit ended the answer.
     AnswerCut(Limit),
+    /// The question goes on from a file, after so many thinking tokens; what was told before this was not computed again.
+    Resumed(usize),
 }
 
 /// What an answer cost.

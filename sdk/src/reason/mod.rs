@@ -17,6 +17,7 @@ mod budget;
 mod engine;
 mod event;
 mod gate;
+mod lifecycle;
 mod policy;
 
 pub use ask::{Ask, EngineOptions};
@@ -24,4 +25,6 @@ pub use budget::{Budget, Clock, Limit};
 pub use engine::{Engine, Progress};
 pub use event::{Answer, Choice, Decision, Event, Probe, SkipReason, Usage};
 pub use gate::Gated;
+pub(crate) use lifecycle::Thermometer;
+pub use lifecycle::{Lifecycle, ThermalLevel};
 pub use policy::{Direct, Latent, NextStep, Observation, ReasoningPolicy, Think, policy_of};

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! "skimsess"  version  fingerprint of the bundle  layout of keys and values  layers
-//! prompt: count, tokens          position  which outputs are fresh  hidden state, normed, logits
+//! prompt: count, tokens          note: count, bytes          position  which outputs are fresh  hidden state, normed, logits
 //! per layer: entries, positions, visibility, blocks          crc32 of everything before
 //! ```
 //!
 //! Numbers are little-endian. The fingerprint covers every tensor, since the bundle's header has their checksums: keys and values of
-//! other weights would give wrong answers in silence.
+//! other weights would give wrong answers in silence. The note is the engine's: the question that was being answered, if there was one.
 
 use std::io::Write;
 
@@ -15,10 +15,20 @@ use super::{Fresh, Session, Snapshot};
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv_cache::KvSnapshot;
+use crate::memory;
 
 const MAGIC: &[u8; 8] = b"skimsess";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CRC_BYTES: usize = 4;
+
+/// A session that was saved, checked.
+pub(crate) struct Saved {
+    /// The tokens that it began with.
+    pub(crate) prompt: Vec<TokenId>,
+    /// Whatever the engine noted.
+    pub(crate) note: Vec<u8>,
+    pub(crate) snapshot: Snapshot,
+}
 
 /// Takes numbers off the front of bytes; too few of them are an error.
 pub(crate) struct Reader<'a>(&'a [u8]);
@@ -39,13 +49,12 @@ impl<'a> Reader<'a> {
         count: usize,
         number: fn([u8; N]) -> T,
     ) -> Result<Vec<T>> {
+        // The bytes are there before any memory is taken for what they say.
         let bytes = self.take(count.saturating_mul(N))?;
-        Ok(bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| number(*bytes))
-            .collect())
+        let mut numbers = Vec::new();
+        memory::reserve(&mut numbers, count)?;
+        numbers.extend(bytes.as_chunks().0.iter().map(|bytes| number(*bytes)));
+        Ok(numbers)
     }
 
     fn number<const N: usize, T>(&mut self, number: fn([u8; N]) -> T) -> Result<T> {
@@ -83,20 +92,34 @@ impl Session {
     /// Writes the state of this moment, and `prompt`, the tokens that it began with.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] if `out` refuses; [`ErrorKind::Memory`] if the cap does not allow the copy of the last blocks.
+    /// [`ErrorKind::Io`] if `out` refuses; [`ErrorKind::Memory`] if the system has none.
     pub fn save(&self, prompt: &[TokenId], out: impl Write) -> Result<()> {
+        self.save_with_note(prompt, &[], out)
+    }
+
+    /// [`Session::save`] with bytes that come back as they are.
+    pub(crate) fn save_with_note(
+        &self,
+        prompt: &[TokenId],
+        note: &[u8],
+        out: impl Write,
+    ) -> Result<()> {
         let unwritable =
             |error: std::io::Error| Error::new(ErrorKind::Io, error.to_string()).with_source(error);
-        let snapshot = self.snapshot()?;
-        let mut head = MAGIC.to_vec();
+        let outputs = [&self.hidden, &self.normed, &self.logits];
+        let values = outputs.iter().map(|output| output.len()).sum::<usize>() + prompt.len();
+        let mut head = Vec::new();
+        memory::reserve(&mut head, 128 + note.len() + values * size_of::<u32>())?;
+        head.extend(MAGIC);
         head.extend(VERSION.to_le_bytes());
         head.extend(self.model.bundle().fingerprint().to_le_bytes());
         head.extend(self.layout().iter().flat_map(|number| number.to_le_bytes()));
         head.extend((prompt.len() as u64).to_le_bytes());
         head.extend(prompt.iter().flat_map(|id| id.to_le_bytes()));
+        head.extend((note.len() as u64).to_le_bytes());
+        head.extend(note);
         head.extend((self.position as u64).to_le_bytes());
         head.extend((self.fresh as u32).to_le_bytes());
-        let outputs = [&self.hidden, &self.normed, &self.logits];
         head.extend(outputs.into_iter().flatten().flat_map(|x| x.to_le_bytes()));
 
         let mut out = Summed {
@@ -104,10 +127,7 @@ impl Session {
             crc: crc32fast::Hasher::new(),
         };
         out.write_all(&head).map_err(unwritable)?;
-        snapshot
-            .kv
-            .write(self.model.pool(), &mut out)?
-            .map_err(unwritable)?;
+        self.kv.write(&mut out)?.map_err(unwritable)?;
         let crc = out.crc.finalize();
         out.out.write_all(&crc.to_le_bytes()).map_err(unwritable)?;
         out.out.flush().map_err(unwritable)
@@ -120,11 +140,14 @@ impl Session {
     /// are not the bytes of a session; [`ErrorKind::Argument`] for those of another model or another format of keys and values;
     /// [`ErrorKind::ContextFull`] if they do not fit; [`ErrorKind::Memory`] if the cap does not allow it.
     pub fn restore_saved(&mut self, bytes: &[u8]) -> Result<Vec<TokenId>> {
-        let (prompt, snapshot) = self
-            .read(bytes)
-            .map_err(|error| error.at("saved session"))?;
-        self.restore(&snapshot)?;
-        Ok(prompt)
+        let saved = self.read_saved(bytes)?;
+        self.restore(&saved.snapshot)?;
+        Ok(saved.prompt)
+    }
+
+    /// What [`Session::save_with_note`] wrote, checked against this session, which stays as it is.
+    pub(crate) fn read_saved(&self, bytes: &[u8]) -> Result<Saved> {
+        self.read(bytes).map_err(|error| error.at("saved session"))
     }
 
     fn layout(&self) -> [u32; 5] {
@@ -133,7 +156,7 @@ impl Session {
         [format, kv_heads, head_dim, block, layers]
     }
 
-    fn read(&self, bytes: &[u8]) -> Result<(Vec<TokenId>, Snapshot)> {
+    fn read(&self, bytes: &[u8]) -> Result<Saved> {
         let mut reader = Reader(bytes);
         if reader.take(MAGIC.len()).ok() != Some(MAGIC) {
             return Err(Error::new(
@@ -178,6 +201,8 @@ impl Session {
         let count = reader.count()?;
         let prompt: Vec<TokenId> = reader.array(count, u32::from_le_bytes)?;
         model.check_ids(&prompt)?;
+        let count_of_note = reader.count()?;
+        let note = memory::copy(reader.take(count_of_note)?)?;
         let position = reader.count()?;
         if position > self.context {
             return Err(self.context_full(position));
@@ -213,6 +238,10 @@ impl Session {
             let message = format!("{} bytes follow its end", reader.0.len());
             return Err(Error::new(ErrorKind::TrailingBytes, message));
         }
-        Ok((prompt, snapshot))
+        Ok(Saved {
+            prompt,
+            note,
+            snapshot,
+        })
     }
 }

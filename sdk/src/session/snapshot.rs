@@ -4,6 +4,7 @@ use super::{Fresh, Session};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv_cache::{KvCache, KvSnapshot};
+use crate::memory;
 use crate::model::Model;
 
 /// A session's state at one moment. Shares its full KV blocks with the session; costs at most one block per layer.
@@ -72,9 +73,9 @@ impl Session {
             model: self.model.clone(),
             kv: self.kv.snapshot()?,
             position: self.position,
-            hidden: self.hidden.clone(),
-            normed: self.normed.clone(),
-            logits: self.logits.clone(),
+            hidden: memory::copy(&self.hidden)?,
+            normed: memory::copy(&self.normed)?,
+            logits: memory::copy(&self.logits)?,
             fresh: self.fresh,
         })
     }
@@ -102,6 +103,13 @@ impl Session {
         self.fresh = snapshot.fresh;
         self.taps.iter_mut().for_each(|tap| tap.filled = false);
         Ok(())
+    }
+}
+
+impl Snapshot {
+    /// The next position of a session in this state.
+    pub fn position(&self) -> usize {
+        self.position
     }
 }
 

@@ -7,6 +7,7 @@ mod answer_by;
 mod budgets;
 mod dropping;
 mod generation;
+mod lifecycle;
 mod pauses;
 mod probes;
 mod routes;

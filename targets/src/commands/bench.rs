@@ -10,7 +10,8 @@ use std::time::Instant;
 use serde::Serialize;
 use skimstone::{Error, ErrorKind, Model, Session, SessionOptions, TokenId};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result, done};
+use crate::interrupt;
 use crate::model::{ModelArgs, at_least_one};
 use crate::process_memory::ProcessMemory;
 use crate::statistics::Samples;
@@ -89,6 +90,9 @@ impl Bench {
             // Never two at once: the peak is to be that of one.
             drop(model);
             model = self.load(&mut load)?;
+            if interrupt::asked() {
+                return Err(Failure::Interrupted);
+            }
         }
         let (prompt, r#gen) = self.lengths(model.context())?;
         let Rates { prefill, decode } = measure(&model, self.depth, prompt, r#gen, self.reps)?;
@@ -109,16 +113,18 @@ impl Bench {
             prompt,
             r#gen,
             depth: self.depth,
-            reps: self.reps,
+            // Fewer than asked for after an interrupt.
+            reps: decode.len(),
             weight_bytes: model.bundle().weight_bytes(),
             kernels: model.kernels(),
             threads: model.threads(),
         };
         if self.json {
-            print_json(&report)
+            print_json(&report)?;
         } else {
-            report.print()
+            report.print()?;
         }
+        done()
     }
 
     fn load(&self, times: &mut Samples) -> Result<Model> {
@@ -156,7 +162,8 @@ pub(crate) struct Rates {
     pub(crate) decode: Samples,
 }
 
-/// Measures `reps` times a prefill of `prompt` tokens and a decode of `gen`, each behind `depth` positions.
+/// Measures `reps` times a prefill of `prompt` tokens and a decode of `gen`, each behind `depth` positions; after an interrupt those
+/// that were complete.
 pub(crate) fn measure(
     model: &Model,
     depth: usize,
@@ -167,6 +174,7 @@ pub(crate) fn measure(
     let positions = depth + prompt.max(r#gen);
     let options = SessionOptions::new().with_context(positions);
     let mut session = Session::new(model, options)?;
+    interrupt::stops(session.cancel_handle())?;
     let ids = ids(positions, model.config().vocab_size);
     session.prefill(&ids[..WARM_UP.min(positions)])?;
     session.truncate(0)?;
@@ -178,21 +186,41 @@ pub(crate) fn measure(
     let (mut prefill, mut decode) = (Samples::default(), Samples::default());
     let bar = progress_bar(reps as u64, "{bar:30} {pos} / {len} repetitions");
     for _ in 0..reps {
-        session.truncate(depth)?;
-        let start = Instant::now();
-        session.prefill(&new[..prompt])?;
-        prefill.push(prompt as f64 / start.elapsed().as_secs_f64());
-
-        session.truncate(depth)?;
-        let start = Instant::now();
-        for &id in &new[..r#gen] {
-            session.step(id)?;
+        match repetition(&mut session, depth, &new[..prompt], &new[..r#gen]) {
+            Ok([read, generated]) => {
+                prefill.push(read);
+                decode.push(generated);
+            }
+            Err(error) if error.kind() == ErrorKind::Cancelled => break,
+            Err(error) => return Err(error.into()),
         }
-        decode.push(r#gen as f64 / start.elapsed().as_secs_f64());
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if decode.len() == 0 {
+        return Err(Failure::Interrupted);
+    }
     Ok(Rates { prefill, decode })
+}
+
+/// Tokens per second of reading `prompt`, and of stepping through `gen`.
+fn repetition(
+    session: &mut Session,
+    depth: usize,
+    prompt: &[TokenId],
+    r#gen: &[TokenId],
+) -> Result<[f64; 2], Error> {
+    session.truncate(depth)?;
+    let start = Instant::now();
+    session.prefill(prompt)?;
+    let read = prompt.len() as f64 / start.elapsed().as_secs_f64();
+
+    session.truncate(depth)?;
+    let start = Instant::now();
+    for &id in r#gen {
+        session.step(id)?;
+    }
+    Ok([read, r#gen.len() as f64 / start.elapsed().as_secs_f64()])
 }
 
 /// Arbitrary ids, spread over the vocabulary so that embedding rows do not stay in the cache.

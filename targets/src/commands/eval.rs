@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use skimstone::reason::{Ask, Engine, EngineOptions};
-use skimstone::{Error, Model};
+use skimstone::{Error, FinishReason, Model};
 
 use self::report::{Counts, Report};
 use crate::data::{Row, read_rows};
-use crate::failure::Result;
+use crate::failure::{Failure, Result, done};
+use crate::interrupt;
 use crate::model::{EffortArgs, ModelArgs, Prompter, at_least_one};
 use crate::terminal::{print_json, progress_bar};
 
@@ -51,6 +52,7 @@ impl Eval {
     pub(crate) fn run(self) -> Result {
         let rows = read_rows(&self.data, self.limit)?;
         let model = self.model.open()?;
+        self.effort.prepare(&model);
         let default = || model.reasoning().default_route.clone();
         let routes = match self.route.is_empty() {
             true => vec![default()],
@@ -73,24 +75,35 @@ impl Eval {
             let mut exam = Exam::new(&model, &route, &self.effort)?;
             let mut of_route = Counts::default();
             for row in &rows {
-                exam.ask(row, &mut of_route)
-                    .map_err(|error| self.at(row, error))?;
+                let counted = exam.ask(row, &mut of_route);
+                if !counted.map_err(|error| self.at(row, error))? {
+                    break;
+                }
                 bar.set_message(format!(
                     "{route}: {:.1} % right",
                     100.0 * of_route.accuracy()
                 ));
                 bar.inc(1);
             }
-            counts.push((route, of_route));
+            if !of_route.is_empty() {
+                counts.push((route, of_route));
+            }
+            if interrupt::asked() {
+                break;
+            }
         }
         bar.finish_and_clear();
+        if counts.is_empty() {
+            return Err(Failure::Interrupted);
+        }
 
         let report = Report::new(&counts, self.model.path(), &self.data, &model);
         if self.json {
-            print_json(&report)
+            print_json(&report)?;
         } else {
-            report.print()
+            report.print()?;
         }
+        done()
     }
 
     fn at(&self, row: &Row, error: Error) -> Error {
@@ -112,9 +125,11 @@ impl<'a> Exam<'a> {
         // Before the first row is blamed for it.
         model.reasoning().route(route)?;
         model.require_tokenizer()?;
+        let engine = Engine::new(model, EngineOptions::default())?;
+        interrupt::stops(engine.cancel_handle())?;
         Ok(Exam {
             prompter: Prompter::new(model)?,
-            engine: Engine::new(model, EngineOptions::default())?,
+            engine,
             ask: effort.apply(Ask::new().with_route(route)),
         })
     }
@@ -125,13 +140,21 @@ impl<'a> Exam<'a> {
         self.engine.ask(&prompt, &self.ask)
     }
 
-    fn ask(&mut self, row: &Row, counts: &mut Counts) -> Result<(), Error> {
+    /// Whether the question was answered to its end; an interrupt leaves it out.
+    fn ask(&mut self, row: &Row, counts: &mut Counts) -> Result<bool, Error> {
         let asked = Instant::now();
         let prompt = self.prompter.ids(&row.question)?;
-        let answer = self.engine.answer(&prompt, &self.ask)?;
+        self.engine.ask(&prompt, &self.ask)?;
+        if interrupt::asked() {
+            self.engine.cancel_handle().cancel();
+        }
+        let answer = self.engine.wait()?;
+        if answer.finish_reason == FinishReason::Cancelled {
+            return Ok(false);
+        }
         let ms = asked.elapsed().as_secs_f64() * 1e3;
         let right = answer.text.trim() == row.answer.trim();
         counts.count(row.kind.as_deref(), right, &answer.usage, ms);
-        Ok(())
+        Ok(true)
     }
 }

@@ -14,7 +14,8 @@ use skimstone::memory::MemoryEstimate;
 use skimstone::{Error, ErrorKind, Model, ModelOptions, RouteKind};
 
 use super::bench::{Rates, measure};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
+use crate::interrupt;
 use crate::model::{at_least_one, format, kv_format};
 use crate::profiles::{self, Profile, State, Target};
 use crate::roofline::{Machine, RECORD, Rate, Roofline, Shares, is_between_recorded};
@@ -252,6 +253,9 @@ impl Plan {
         let r#gen = MEASURED_GEN.min(room);
         let prefill = measure(&model, 0, report.prompt, 1, MEASURED_REPS)?.prefill;
         let Rates { decode, .. } = measure(&model, report.prompt, 1, r#gen, MEASURED_REPS)?;
+        if interrupt::asked() {
+            return Err(Failure::Interrupted);
+        }
         Ok(Measured {
             kernels,
             threads,

@@ -17,7 +17,8 @@ use skimstone::{
 
 use self::report::{Report, ThinkingIds};
 use self::view::{View, print_costs};
-use crate::failure::Result;
+use crate::failure::{Result, done};
+use crate::interrupt;
 use crate::model::{EffortArgs, ModelArgs, Prompter, at_least_one, plain_ids, read_prompt};
 use crate::terminal::print_json;
 
@@ -88,11 +89,12 @@ impl Run {
             self.answer(&model)?
         };
         if self.json {
-            return print_json(&report);
+            print_json(&report)?;
+            return done();
         }
         // Costs are a courtesy: a closed standard error is no reason to fail.
         let _ = print_costs(&report);
-        Ok(())
+        done()
     }
 
     /// Reasons by a route.
@@ -101,6 +103,7 @@ impl Run {
             Some(prompt) => Prompter::new(model)?.ids(&read_prompt(prompt)?)?,
             None => self.tokens.clone(),
         };
+        self.effort.prepare(model);
         let sampler = self.sampler(model);
         let mut ask = self
             .effort
@@ -112,6 +115,7 @@ impl Run {
 
         let mut engine = Engine::new(model, EngineOptions::default())?;
         engine.ask(&prompt, &ask)?;
+        interrupt::stops(engine.cancel_handle())?;
         let mut view = (!self.json).then(|| View::new(model));
         let mut thinking = ThinkingIds::new(model.reasoning().chunk);
         while let Some(event) = engine.next_event()? {
@@ -151,6 +155,7 @@ impl Run {
         };
         let mut session = Session::new(model, SessionOptions::new())?;
         check_length(&prompt, session.context())?;
+        interrupt::stops(session.cancel_handle())?;
         let sampler = SamplerOptions {
             temperature: self.temperature.unwrap_or(0.0),
             seed: self.seed,

@@ -5,6 +5,7 @@ mod damage;
 mod effort;
 mod golden;
 mod harness;
+mod interrupt;
 mod measure;
 mod plan;
 mod run;

@@ -133,6 +133,7 @@ impl Engine {
                 && let Some(prober) = run.prober.take()
             {
                 run.sampler = prober;
+                run.settled = true;
             }
             self.note_kv(run);
         }
@@ -143,7 +144,7 @@ impl Engine {
         run.drafted = draft.sampled.into();
         // It is whole already, or goes on from here.
         run.best = None;
-        self.end_thinking(run, Some(SkipReason::Settled))
+        run.end_thinking(&mut self.queue, Some(SkipReason::Settled))
     }
 
     /// The session of probes.
@@ -253,7 +254,7 @@ fn decodes_end(run: &Run, seen: &Seen) -> bool {
 }
 
 /// A sampler that takes the most likely token of what `sampler` allows.
-fn greedy(sampler: &Sampler, vocab_size: usize) -> Result<Sampler> {
+pub(super) fn greedy(sampler: &Sampler, vocab_size: usize) -> Result<Sampler> {
     let options = SamplerOptions {
         temperature: 0.0,
         logprobs: Some(0),

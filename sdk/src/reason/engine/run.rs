@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::thought::Earlier;
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::generate::{FinishReason, Piece, TextStream};
 use crate::model::Model;
 use crate::reason::ask::Ask;
-use crate::reason::budget::{Account, Clock};
+use crate::reason::budget::{Account, Clock, Spent};
 use crate::reason::event::{Answer, Choice, Decision, Event, SkipReason, Usage};
 use crate::reason::policy::{Observation, ReasoningPolicy};
 use crate::sampler::{Sampled, Sampler, SamplerOptions};
@@ -90,6 +91,15 @@ pub(super) struct Run {
     pub(super) drafted: VecDeque<Sampled>,
     /// The answer is an earlier one, and ends where it ends.
     pub(super) from_best: bool,
+    /// What was sampled: the thinking, `None` for latent steps, and the answer.
+    pub(super) steps: Vec<Option<Sampled>>,
+    pub(super) answered: Vec<Sampled>,
+    /// The answer goes on from a probe, with its sampler.
+    pub(super) settled: bool,
+    /// Why nothing is left to do; the end is told after everything that came before it.
+    pub(super) ending: Option<FinishReason>,
+    /// Books of the process in which the question was begun, if that was another.
+    pub(super) earlier: Earlier,
     /// Text of the answer that is not certain to stay.
     pub(super) held: Option<Vec<Event>>,
     pub(super) probabilities: f64,
@@ -197,6 +207,11 @@ impl Run {
             best: None,
             drafted: VecDeque::new(),
             from_best: false,
+            steps: Vec::new(),
+            answered: Vec::new(),
+            settled: false,
+            ending: None,
+            earlier: Earlier::default(),
             held: None,
             probabilities: 0.0,
             clock: clock.clone(),
@@ -291,6 +306,138 @@ impl Run {
         Ok(())
     }
 
+    /// Takes in a token of the thinking whose place in the session is `position`; returns why the thinking ends with it, if it does.
+    pub(super) fn take_thought(
+        &mut self,
+        queue: &mut VecDeque<Event>,
+        sampled: Sampled,
+        position: usize,
+    ) -> Result<Option<Choice>> {
+        self.steps.push(Some(sampled));
+        self.last = Some(sampled);
+        self.chunk_ended = false;
+        self.answer.usage.thinking_tokens += 1;
+        let mut free = self.close.push(sampled.id);
+        // What the close holds lies before the one behind the token.
+        let first = position + 1 - self.close.held() - free.len();
+        // A stop token that belongs to the close is held by it, and not free.
+        let ended = free.last() == Some(&sampled.id) && self.stop_ids.contains(&sampled.id);
+        if ended {
+            free.pop();
+        }
+        for (id, position) in free.into_iter().zip(first..) {
+            self.think(queue, id, position)?;
+        }
+        if ended {
+            return Ok(Some(Choice::StudentEnded));
+        }
+        self.pending.push(sampled.id);
+        // A close that may have begun is no place to look aside.
+        self.chunk_ended &= self.close.held() == 0;
+        Ok(self.close.complete().then_some(Choice::StudentClosed))
+    }
+
+    /// Takes in a latent step.
+    pub(super) fn take_latent(&mut self, queue: &mut VecDeque<Event>) {
+        let index = self.answer.usage.latent_steps;
+        self.answer.usage.latent_steps += 1;
+        self.chunk_ended = false;
+        self.last = None;
+        self.steps.push(None);
+        queue.push_back(Event::LatentStep { index });
+    }
+
+    /// Takes in a token of the answer; returns why the answer ends with it, if it does.
+    pub(super) fn take_answer(
+        &mut self,
+        queue: &mut VecDeque<Event>,
+        sampled: Sampled,
+    ) -> Result<Option<FinishReason>> {
+        self.answer.usage.answer_tokens += 1;
+        if self.stop_ids.contains(&sampled.id) {
+            return Ok(Some(FinishReason::Stop));
+        }
+        if self.drafted.is_empty() && !self.from_best {
+            self.pending.push(sampled.id);
+        }
+        self.answered.push(sampled);
+        self.answer.ids.push(sampled.id);
+        self.probabilities += f64::from(sampled.logprob).exp();
+        let (piece, stop) = self.answer_text.push(sampled.id, sampled.logprob)?;
+        self.show_answer(queue, piece);
+        Ok(stop.then_some(FinishReason::Stop))
+    }
+
+    /// Ends the thinking: appends what is missing of the close, and goes over to the answer.
+    pub(super) fn close(
+        &mut self,
+        queue: &mut VecDeque<Event>,
+        skipped: Option<SkipReason>,
+    ) -> Result<()> {
+        let rest = self.close.rest();
+        self.pending.extend_from_slice(rest);
+        self.answer.usage.thinking_tokens += rest.len();
+        self.end_thinking(queue, skipped)
+    }
+
+    pub(super) fn end_thinking(
+        &mut self,
+        queue: &mut VecDeque<Event>,
+        skipped: Option<SkipReason>,
+    ) -> Result<()> {
+        self.end_chunk(queue, false)?;
+        if let Some(reason) = skipped {
+            self.skip(queue, reason);
+        }
+        self.answer.usage.ms_thinking = self.end_phase(Phase::Answering);
+        // Until it is whole, an earlier one may have to take its place.
+        self.held = self.best.is_some().then(Vec::new);
+        Ok(())
+    }
+
+    /// Whether this is a good moment to stop: nothing of the thinking or of the answer has begun that is not at its end.
+    pub(super) fn at_rest(&self) -> bool {
+        match self.phase {
+            Phase::Prompt => true,
+            Phase::Thinking => !self.chunk_open && self.close.held() == 0,
+            Phase::Answering => false,
+        }
+    }
+
+    /// Positions that may still be needed after the prompt, under the limits of the question; `None` if nothing limits them but the context.
+    pub(super) fn most_positions(&self, spent: &Spent) -> Option<usize> {
+        let account = &self.account;
+        let usage = &self.answer.usage;
+        let latent = self.route.latent_steps.saturating_sub(usage.latent_steps);
+        let by_tokens = account.budget.tokens.map(|budget| {
+            budget
+                .saturating_sub(spent.generated)
+                .saturating_add(latent)
+        });
+        let by_passes = account.budget.layer_passes.map(|budget| {
+            let left = budget.saturating_sub(spent.layer_passes);
+            left / account.layers + 1
+        });
+        let answer = (self.max_answer_tokens != usize::MAX)
+            .then(|| self.max_answer_tokens.saturating_sub(usage.answer_tokens));
+        let by_route = match (account.max_thinking, answer) {
+            _ if self.phase == Phase::Answering => answer,
+            (Some(thinking), Some(answer)) => {
+                let left = thinking.saturating_sub(usage.thinking_tokens);
+                Some(
+                    left.saturating_add(latent + account.close)
+                        .saturating_add(answer),
+                )
+            }
+            _ => None,
+        };
+        let most = [by_tokens, by_passes, by_route]
+            .into_iter()
+            .flatten()
+            .min()?;
+        Some(self.pending.len().saturating_add(most))
+    }
+
     /// Tells what is not going to be written.
     pub(super) fn skip(&mut self, queue: &mut VecDeque<Event>, reason: SkipReason) {
         if !self.route.kind.thinks_in_tokens() {
@@ -323,6 +470,7 @@ impl Run {
         } = &mut self.answer;
         ids.clear();
         text.clear();
+        self.answered.clear();
         usage.probe_tokens += usage.answer_tokens;
         usage.probe_tokens -= best.sampled.len();
         usage.probe_layer_passes -= best.layer_passes;
@@ -351,6 +499,14 @@ impl Run {
                 None => queue.push_back(event),
             }
         }
+    }
+
+    /// Shows what was held back of the answer, now that no more comes.
+    pub(super) fn show_rest(&mut self, queue: &mut VecDeque<Event>) -> Result<()> {
+        let rest = self.answer_text.finish()?;
+        self.show_answer(queue, rest);
+        queue.extend(self.held.take().into_iter().flatten());
+        Ok(())
     }
 
     pub(super) fn decide(&mut self, queue: &mut VecDeque<Event>, choice: Choice) {

@@ -29,6 +29,11 @@ impl Counts {
         }
     }
 
+    /// Whether nothing was counted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.score().n == 0
+    }
+
     /// The share of right answers.
     pub(super) fn accuracy(&self) -> f64 {
         self.all.accuracy()
