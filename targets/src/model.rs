@@ -10,6 +10,7 @@ use skimstone::{
     ChatOptions, ChatTemplate, Error, ErrorKind, Message, Model, ModelOptions, OpenOptions, TokenId,
 };
 
+use crate::depth::DepthArgs;
 use crate::failure::Result;
 
 /// Place in the help of options that every command has: behind its own.
@@ -80,13 +81,17 @@ pub(crate) struct EffortArgs {
     /// Of every finished chunk of thinking keep only the last N tokens in memory.
     #[arg(long, value_name = "N")]
     drop_chunks: Option<usize>,
+
+    #[command(flatten)]
+    depth: DepthArgs,
 }
 
 impl EffortArgs {
-    pub(crate) fn apply(&self, mut ask: Ask) -> Ask {
+    pub(crate) fn apply(&self, mut ask: Ask, model: &Model) -> Result<Ask> {
         ask.answer_by = self.answer_by.map(Duration::from_millis);
         ask.drop_chunks = self.drop_chunks;
-        ask
+        ask.depth = self.depth.resolve(model)?;
+        Ok(ask)
     }
 }
 
