@@ -105,6 +105,7 @@ impl Batch {
                 ids[i] as usize,
                 &mut self.scratch.hidden[i * width..(i + 1) * width],
             )?;
+            session.drop_ahead();
             session.kv.mark();
         }
         let layers = 0..config.num_hidden_layers;

@@ -4,9 +4,13 @@
 //! Engine::answer ─▶ (right or wrong, Usage, milliseconds) ─Tally::count─▶ Tally ─Tally::score─▶ Score
 //! ```
 
+mod risk;
+
 use serde::{Deserialize, Serialize};
 
 use crate::reason::Usage;
+
+pub use risk::{binomial_tail, learn_then_test};
 
 /// The running counts of a set of questions.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +21,10 @@ pub struct Tally {
     latent_steps: usize,
     layer_passes: usize,
     head_passes: usize,
+    exits: usize,
+    kv_passes: usize,
+    drafted_tokens: usize,
+    accepted_tokens: usize,
     probes: usize,
     probe_tokens: usize,
     peak_kv_bytes: u64,
@@ -33,6 +41,10 @@ impl Tally {
         self.latent_steps += usage.latent_steps;
         self.layer_passes += usage.layer_passes;
         self.head_passes += usage.head_passes;
+        self.exits += usage.exits;
+        self.kv_passes += usage.kv_passes;
+        self.drafted_tokens += usage.drafted_tokens;
+        self.accepted_tokens += usage.accepted_tokens;
         self.probes += usage.probes;
         self.probe_tokens += usage.probe_tokens;
         self.peak_kv_bytes = self.peak_kv_bytes.max(usage.peak_kv_bytes);
@@ -58,6 +70,10 @@ impl Tally {
             mean_latent_steps: self.mean(self.latent_steps),
             mean_layer_passes: self.mean(self.layer_passes),
             mean_head_passes: self.mean(self.head_passes),
+            mean_exits: self.mean(self.exits),
+            mean_kv_passes: self.mean(self.kv_passes),
+            mean_drafted_tokens: self.mean(self.drafted_tokens),
+            mean_accepted_tokens: self.mean(self.accepted_tokens),
             mean_probes: self.mean(self.probes),
             mean_probe_tokens: self.mean(self.probe_tokens),
             peak_kv_bytes: self.peak_kv_bytes,
@@ -90,8 +106,20 @@ pub struct Score {
     pub mean_latent_steps: f64,
     /// Layers run per position.
     pub mean_layer_passes: f64,
-    /// Times the LM head ran.
+    /// Times the LM head ran per position.
     pub mean_head_passes: f64,
+    /// Tokens that left layers out.
+    #[serde(default)]
+    pub mean_exits: f64,
+    /// Layers left out for which keys and values were computed.
+    #[serde(default)]
+    pub mean_kv_passes: f64,
+    /// Tokens that the first layers guessed.
+    #[serde(default)]
+    pub mean_drafted_tokens: f64,
+    /// Of these, tokens that were right.
+    #[serde(default)]
+    pub mean_accepted_tokens: f64,
     /// Probes.
     #[serde(default)]
     pub mean_probes: f64,

@@ -9,7 +9,7 @@
 //!
 //! The three families differ by data only: `qwen2` has biases on q, k, v; `qwen3` norms each head of q and k; `head_dim` is
 //! free in all of them. A pass may start at any layer and end at any layer; a layer that does not run leaves no entry in its
-//! KV cache. The `T` rows of one pass may belong to several sessions: products serve all rows at once, only attention goes
+//! KV cache, unless it is made from the state that passes it by ([`Forward::propagate`]). The `T` rows of one pass may belong to several sessions: products serve all rows at once, only attention goes
 //! session by session ([`KvRows`]).
 
 use std::ops::Range;
@@ -176,12 +176,7 @@ impl Forward<'_> {
         cancel: &CancelHandle,
         tap: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<()> {
-        let half = rows * self.config.head_dim / 2;
-        self.rope.angles(
-            &scratch.positions[..rows],
-            &mut scratch.cos[..half],
-            &mut scratch.sin[..half],
-        );
+        self.angles(rows, scratch);
         for layer in layers {
             cancel.check()?;
             let weights = self.weights.layer(layer);
@@ -190,6 +185,64 @@ impl Forward<'_> {
             tap(layer, &scratch.hidden[..rows * self.config.hidden_size]);
         }
         Ok(())
+    }
+
+    /// Appends to the caches what `layers` hold of states that do not run through them: keys and values of the first `rows` rows of
+    /// `scratch.hidden`, which stay as they are.
+    ///
+    /// # Errors
+    /// As [`Forward::run`].
+    pub(crate) fn propagate(
+        &self,
+        layers: Range<usize>,
+        rows: usize,
+        scratch: &mut Scratch,
+        caches: &mut dyn KvRows,
+        cancel: &CancelHandle,
+    ) -> Result<()> {
+        let (config, cpu) = (self.config, self.cpu);
+        let (kv_size, heads) = (config.kv_size(), config.num_key_value_heads);
+        self.angles(rows, scratch);
+        let Scratch {
+            hidden,
+            k,
+            v,
+            cos,
+            sin,
+            positions,
+            inputs,
+            ..
+        } = scratch;
+        let hidden = &hidden[..rows * config.hidden_size];
+        let (k, v) = (&mut k[..rows * kv_size], &mut v[..rows * kv_size]);
+        let half = rows * config.head_dim / 2;
+        for layer in layers {
+            cancel.check()?;
+            let w = self.weights.layer(layer);
+            let quantize = quantized(&[w.k_proj, w.v_proj]);
+            cpu.load_norm(inputs, hidden, self.rms_norm(w.input_layernorm), quantize)?;
+            cpu.linears([&w.k_proj, &w.v_proj], inputs, [&mut *k, &mut *v])?;
+            if let Some(norm) = w.k_norm {
+                cpu.rms_norm_in_place(k, norm, config.rms_norm_eps)?;
+            }
+            cpu.rope(k, heads, config.head_dim, &cos[..half], &sin[..half])?;
+            for i in 0..caches.caches() {
+                let (kv, _, own) = caches.cache(i);
+                let rows = own.start * kv_size..own.end * kv_size;
+                kv.append(layer, &k[rows.clone()], &v[rows], &positions[own])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The angles of the first `rows` positions.
+    fn angles(&self, rows: usize, scratch: &mut Scratch) {
+        let half = rows * self.config.head_dim / 2;
+        self.rope.angles(
+            &scratch.positions[..rows],
+            &mut scratch.cos[..half],
+            &mut scratch.sin[..half],
+        );
     }
 
     fn attention_block(

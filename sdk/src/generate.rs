@@ -12,6 +12,7 @@ use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::session::Session;
+use crate::spec::Depth;
 use crate::stop::StopStrings;
 use crate::tokenizer::{DecodeStream, Tokenizer};
 
@@ -26,6 +27,8 @@ pub struct GenerateOptions {
     pub stop_ids: Option<Vec<TokenId>>,
     /// Strings that end the text. They are not shown, even when they come in several tokens.
     pub stop_strings: Vec<String>,
+    /// How deep generated tokens run; the prompt runs all layers.
+    pub depth: Depth,
 }
 
 /// Why generation ended.
@@ -98,6 +101,7 @@ pub struct Generate<'s> {
     sampler: Sampler,
     stop_ids: Vec<TokenId>,
     max_tokens: usize,
+    depth: Depth,
     text: TextStream,
     state: State,
     first: Option<Instant>,
@@ -138,10 +142,14 @@ impl<'s> Generate<'s> {
         }
         let mut sampler = Sampler::new(model.config().vocab_size, options.sampler)?;
         sampler.observe(prompt);
+        if let Depth::Drafts(drafts) = options.depth {
+            session.set_drafts(Some(drafts))?;
+        }
         Ok(Generate {
             text: TextStream::new(tokenizer, &options.stop_strings),
             stop_ids: options.stop_ids.unwrap_or_else(|| model.stop_ids()),
             max_tokens: options.max_tokens.unwrap_or(usize::MAX),
+            depth: options.depth,
             prompt: prompt.to_vec(),
             stats: Stats {
                 prompt_tokens: prompt.len(),
@@ -257,7 +265,20 @@ impl<'s> Generate<'s> {
         if self.stats.generated_tokens == self.max_tokens || self.session.room() == 0 {
             return self.finish(FinishReason::Length);
         }
-        self.session.step(id)?;
+        let generated = self.stats.generated_tokens;
+        match &self.depth {
+            Depth::Full => {
+                self.session.step(id)?;
+            }
+            Depth::Exits(exits) => {
+                self.session.step_exit(id, exits, generated)?;
+            }
+            Depth::Drafts(_) => {
+                // What is sampled next needs no guess.
+                let most = self.max_tokens - generated - 1;
+                self.session.step_drafted(id, most)?;
+            }
+        }
         self.state = State::Sample;
         Ok(None)
     }

@@ -110,15 +110,19 @@ impl LayerKv {
         Ok(())
     }
 
-    /// Takes over the entries of `other`: shares its full blocks, copies the partial one into a block of `spare`.
-    fn share_from(&mut self, other: &LayerKv, spare: &mut Vec<Arc<Block>>) -> Result<()> {
-        let full = other.len() / BLOCK_POSITIONS;
+    /// Takes over the entries of `other` with positions below `end`: shares its full blocks, copies the partial one into a block of
+    /// `spare`.
+    fn share_from(&mut self, other: &LayerKv, end: u32, spare: &mut Vec<Arc<Block>>) -> Result<()> {
+        let len = other.count_below(end);
+        let (full, rest) = (len / BLOCK_POSITIONS, len % BLOCK_POSITIONS);
         self.blocks.extend(other.blocks[..full].iter().cloned());
-        if let Some(partial) = other.blocks.get(full) {
-            self.blocks.push(copy_into_spare(partial, spare)?);
+        self.visible.extend_from_slice(&other.visible[..full]);
+        if rest > 0 {
+            self.blocks
+                .push(copy_into_spare(&other.blocks[full], spare)?);
+            self.visible.push(other.visible[full] & mask(0..rest));
         }
-        self.positions.extend_from_slice(&other.positions);
-        self.visible.extend_from_slice(&other.visible);
+        self.positions.extend_from_slice(&other.positions[..len]);
         Ok(())
     }
 }
@@ -200,9 +204,9 @@ impl KvCache {
         blocks as u64 * 2 * self.pool.half() as u64
     }
 
-    /// Entries of `layer`.
-    pub(crate) fn len(&self, layer: usize) -> usize {
-        self.layers[layer].len()
+    /// Entries of `layer` with positions below `end`.
+    pub(crate) fn len(&self, layer: usize, end: u32) -> usize {
+        self.layers[layer].count_below(end)
     }
 
     /// Entries that may be reserved for.
@@ -210,9 +214,9 @@ impl KvCache {
         self.context
     }
 
-    /// Entries of the fullest layer.
-    pub(crate) fn longest(&self) -> usize {
-        longest(&self.layers)
+    /// Entries of the fullest layer, of those with positions below `end`.
+    pub(crate) fn longest(&self, end: u32) -> usize {
+        longest(&self.layers, end)
     }
 
     /// What attention reads of `layer`.
@@ -268,6 +272,15 @@ impl KvCache {
     pub(crate) fn rewind(&mut self) {
         for (&mark, layer) in self.marks.iter().zip(&mut self.layers) {
             layer.cut(mark, &mut self.spare);
+        }
+    }
+
+    /// Drops the entries at `position` or later, all of which were appended since something was last shared: those ahead of the
+    /// session. Neither allocates nor fails.
+    pub(crate) fn drop_ahead(&mut self, position: u32) {
+        for layer in &mut self.layers {
+            let len = layer.count_below(position);
+            layer.cut(len, &mut self.spare);
         }
     }
 
@@ -360,16 +373,12 @@ impl KvCache {
         }
     }
 
-    /// A second cache with the same entries and its own reserve.
-    pub(crate) fn fork(&self) -> Result<KvCache> {
-        let full: usize = self
-            .layers
-            .iter()
-            .map(|layer| layer.len() / BLOCK_POSITIONS)
-            .sum();
+    /// A second cache with the entries below `end` and its own reserve.
+    pub(crate) fn fork(&self, end: u32) -> Result<KvCache> {
+        let full = full_blocks(&self.layers, end);
         let blocks = self.layers.len() * self.context.div_ceil(BLOCK_POSITIONS);
         let mut spare = self.pool.take(blocks - full)?;
-        let layers = share(&self.layers, self.context, &mut spare)?;
+        let layers = share(&self.layers, end, self.context, &mut spare)?;
         Ok(KvCache {
             layers,
             spare,
@@ -379,21 +388,21 @@ impl KvCache {
         })
     }
 
-    /// The entries of this moment, without a reserve to go on from.
-    pub(crate) fn snapshot(&self) -> Result<KvSnapshot> {
+    /// The entries below `end`, without a reserve to go on from.
+    pub(crate) fn snapshot(&self, end: u32) -> Result<KvSnapshot> {
         let partial = self
             .layers
             .iter()
-            .filter(|layer| layer.len() % BLOCK_POSITIONS != 0)
+            .filter(|layer| layer.count_below(end) % BLOCK_POSITIONS != 0)
             .count();
         let mut copies = self.pool.take(partial)?;
-        let layers = share(&self.layers, 0, &mut copies)?;
+        let layers = share(&self.layers, end, 0, &mut copies)?;
         Ok(KvSnapshot { layers })
     }
 
     /// Replaces all entries by those of `snapshot`.
     pub(crate) fn restore(&mut self, snapshot: &KvSnapshot) -> Result<()> {
-        let longest = longest(&snapshot.layers);
+        let longest = longest(&snapshot.layers, u32::MAX);
         if longest > self.context || snapshot.layers.len() != self.layers.len() {
             return Err(Error::new(
                 ErrorKind::ContextFull,
@@ -403,23 +412,20 @@ impl KvCache {
                 ),
             ));
         }
-        self.adopt(&snapshot.layers)
+        self.adopt(&snapshot.layers, u32::MAX)
     }
 
-    /// Replaces all entries by those of `other`, a session of the same model; its full blocks are shared. With `room` it gets a
-    /// reserve of just so many more entries, without it keeps its own context.
-    pub(crate) fn follow(&mut self, other: &KvCache, room: Option<usize>) -> Result<()> {
+    /// Replaces all entries by those of `other`, a session of the same model, below `end`; its full blocks are shared. With `room` it gets
+    /// a reserve of just so many more entries, without it keeps its own context.
+    pub(crate) fn follow(&mut self, other: &KvCache, end: u32, room: Option<usize>) -> Result<()> {
         if let Some(room) = room {
-            self.context = other.longest() + room;
+            self.context = other.longest(end) + room;
         }
-        self.adopt(&other.layers)
+        self.adopt(&other.layers, end)
     }
 
-    fn adopt(&mut self, layers: &[LayerKv]) -> Result<()> {
-        let full: usize = layers
-            .iter()
-            .map(|layer| layer.len() / BLOCK_POSITIONS)
-            .sum();
+    fn adopt(&mut self, layers: &[LayerKv], end: u32) -> Result<()> {
+        let full = full_blocks(layers, end);
         let required = self.layers.len() * self.context.div_ceil(BLOCK_POSITIONS) - full;
         let unshared: usize = self
             .layers
@@ -429,7 +435,7 @@ impl KvCache {
         self.reserve(required, self.spare.len() + unshared)?;
         for (layer, source) in self.layers.iter_mut().zip(layers) {
             layer.cut(0, &mut self.spare);
-            layer.share_from(source, &mut self.spare)?;
+            layer.share_from(source, end, &mut self.spare)?;
         }
         self.spare.truncate(required);
         Ok(())
@@ -446,12 +452,17 @@ impl KvCache {
     }
 }
 
-fn share(layers: &[LayerKv], context: usize, spare: &mut Vec<Arc<Block>>) -> Result<Vec<LayerKv>> {
+fn share(
+    layers: &[LayerKv],
+    end: u32,
+    context: usize,
+    spare: &mut Vec<Arc<Block>>,
+) -> Result<Vec<LayerKv>> {
     layers
         .iter()
         .map(|layer| {
             let mut copy = LayerKv::with_capacity(context)?;
-            copy.share_from(layer, spare)?;
+            copy.share_from(layer, end, spare)?;
             Ok(copy)
         })
         .collect()
@@ -462,8 +473,15 @@ fn reserve<T>(list: &mut Vec<T>, len: usize) -> Result<()> {
     memory::reserve(list, len.saturating_sub(list.len()))
 }
 
-fn longest(layers: &[LayerKv]) -> usize {
-    layers.iter().map(LayerKv::len).max().unwrap_or(0)
+fn longest(layers: &[LayerKv], end: u32) -> usize {
+    let lens = layers.iter().map(|layer| layer.count_below(end));
+    lens.max().unwrap_or(0)
+}
+
+/// Blocks that entries below `end` fill.
+fn full_blocks(layers: &[LayerKv], end: u32) -> usize {
+    let full = layers.iter().map(|layer| layer.count_below(end));
+    full.map(|len| len / BLOCK_POSITIONS).sum()
 }
 
 /// Blocks that only this session holds. Others may drop theirs meanwhile, so this is a lower bound.

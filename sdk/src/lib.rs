@@ -77,8 +77,9 @@ pub use model::{Model, ModelOptions};
 pub use sampler::{Sampled, Sampler, SamplerOptions};
 pub use session::{Session, SessionOptions, SessionUsage, Snapshot, StepInput};
 pub use spec::{
-    AutoSpec, Calibration, CalibrationPoint, GateKind, LatentMap, ReasoningSpec, RouteKind,
-    RouteSpec,
+    AutoSpec, Calibration, CalibrationPoint, Depth, DepthPolicy, DraftSpec, ExitCalibration,
+    ExitDecay, ExitMeasure, ExitPoint, ExitSpec, GateKind, LatentMap, MissingKv, ReasoningSpec,
+    RouteDepth, RouteKind, RouteSpec,
 };
 pub use stop::StopStrings;
 pub use tokenizer::{DecodeStream, Tokenizer};

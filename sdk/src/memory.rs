@@ -13,7 +13,8 @@
 //!
 //! An [engine](crate::reason::Engine) that probes (`auto`, [`Ask::answer_by`](crate::reason::Ask::answer_by)) has a second session from the
 //! first such question on: its scratch always, and during a probe blocks for the close, the answer and one partial block per layer.
-//! A [`Batch`](crate::Batch) books its own scratch when it is made. Thread stacks, the allocator's own bookkeeping and short-lived strings are not counted.
+//! A [`Batch`](crate::Batch) books its own scratch when it is made, and a session that [guesses](crate::Session::set_drafts) a row of logits
+//! and two states per guess. Thread stacks, the allocator's own bookkeeping and short-lived strings are not counted.
 //!
 //! [`ModelOptions::max_bytes`]: crate::ModelOptions::max_bytes
 
@@ -150,9 +151,9 @@ pub fn default_kv_format(weights: Format) -> KvFormat {
     }
 }
 
-/// Bytes of a session of `context` positions besides its keys and values: scratch, logits, two hidden states.
+/// Bytes of a session of `context` positions besides its keys and values: scratch, logits, three hidden states.
 pub(crate) fn session_bytes(config: &ModelConfig, context: usize) -> u64 {
-    let outputs = config.vocab_size + 2 * config.hidden_size;
+    let outputs = config.vocab_size + 3 * config.hidden_size;
     let floats = outputs + attention_room(config, context);
     Scratch::bytes(config, PREFILL_CHUNK) + (floats * size_of::<f32>()) as u64
 }

@@ -8,6 +8,8 @@
 //! layer ([`StepInput`]); each call says whether it needs logits, since a latent step does not and the head is a large share
 //! of a small model.
 
+mod drafts;
+mod exits;
 mod options;
 mod saved;
 mod snapshot;
@@ -66,8 +68,16 @@ pub struct SessionUsage {
     pub latent_steps: usize,
     /// Layers run, counted per position.
     pub layer_passes: usize,
-    /// Times the LM head ran.
+    /// Times the LM head ran, counted per position.
     pub head_passes: usize,
+    /// Positions that left layers out ([`Session::step_exit`]).
+    pub exits: usize,
+    /// Layers left out whose keys and values were computed all the same.
+    pub kv_passes: usize,
+    /// Tokens guessed and verified ([`Session::step_drafted`]).
+    pub drafted: usize,
+    /// Of these, tokens that were fed next.
+    pub accepted: usize,
 }
 
 /// One conversation. See the head of `session.rs`.
@@ -83,10 +93,13 @@ pub struct Session {
     hidden: Vec<f32>,
     /// `hidden` after the final norm. `[E]`
     normed: Vec<f32>,
+    /// The state before the layer before an exit. `[E]`
+    previous: Vec<f32>,
     /// `[V]`
     logits: Vec<f32>,
     fresh: Fresh,
     taps: Vec<Tap>,
+    drafts: Option<Box<drafts::Drafts>>,
     usage: SessionUsage,
     cancel: CancelHandle,
     _charge: Charge,
@@ -148,9 +161,11 @@ impl Session {
             position: 0,
             hidden: memory::zeros(config.hidden_size)?,
             normed: memory::zeros(config.hidden_size)?,
+            previous: memory::zeros(config.hidden_size)?,
             logits: memory::zeros(config.vocab_size)?,
             fresh: Fresh::Nothing,
             taps: Vec::new(),
+            drafts: None,
             usage: SessionUsage::default(),
             cancel,
             model: model.clone(),
@@ -175,7 +190,7 @@ impl Session {
 
     /// Positions that may still be fed: until the context ends, or the reserved entries of the KV cache are full.
     pub fn room(&self) -> usize {
-        (self.context - self.position).min(self.kv.capacity() - self.kv.longest())
+        (self.context - self.position).min(self.kv.capacity() - self.longest())
     }
 
     /// Entries of the KV cache that are reserved.
@@ -185,7 +200,7 @@ impl Session {
 
     /// Entries of the fullest layer of the KV cache: the fewest that [`Session::set_kv_entries`] allows.
     pub fn kv_used(&self) -> usize {
-        self.kv.longest()
+        self.kv.longest(u32::MAX)
     }
 
     /// Reserves the KV cache for `entries` entries from now on: fewer, down to [`Session::kv_used`], give memory back to the model's
@@ -236,7 +251,12 @@ impl Session {
     /// # Panics
     /// If the model has no such layer.
     pub fn kv_len(&self, layer: usize) -> usize {
-        self.kv.len(layer)
+        self.kv.len(layer, self.position as u32)
+    }
+
+    /// Entries of the fullest layer, what is ahead of the position not counted.
+    fn longest(&self) -> usize {
+        self.kv.longest(self.position as u32)
     }
 
     /// The flag that stops this session's work.
@@ -398,6 +418,7 @@ impl Session {
             return Err(Error::new(ErrorKind::Argument, message));
         }
         if len < self.position {
+            self.drop_ahead();
             self.kv.truncate(len as u32)?;
             self.position = len;
             self.forget_outputs();
@@ -411,12 +432,14 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Memory`] if blocks that a fork shares cannot be replaced under the cap. Nothing changes then.
     pub fn forget(&mut self, positions: Range<usize>) -> Result<()> {
+        self.drop_ahead();
         let clamp = |position: usize| position.min(self.position) as u32;
         self.kv.remove(clamp(positions.start)..clamp(positions.end))
     }
 
     /// Shows or hides `positions` to later ones, in every layer. Nothing is recomputed.
     pub fn set_visible(&mut self, positions: Range<usize>, visible: bool) {
+        self.drop_ahead();
         let clamp = |position: usize| position.min(self.position) as u32;
         self.kv
             .set_visible(clamp(positions.start)..clamp(positions.end), visible);
@@ -489,6 +512,23 @@ impl Session {
 
     /// Runs `layers` over the first `rows` rows of the residual stream and keeps the last one.
     fn pass(&mut self, layers: Range<usize>, rows: usize) -> Result<()> {
+        self.begin(rows);
+        self.run(layers, rows)?;
+        self.finish(rows)
+    }
+
+    /// Prepares to run layers over `rows` positions.
+    fn begin(&mut self, rows: usize) {
+        self.drop_ahead();
+        for (i, slot) in self.scratch.positions[..rows].iter_mut().enumerate() {
+            *slot = (self.position + i) as u32;
+        }
+        self.kv.mark();
+        self.taps.iter_mut().for_each(|tap| tap.filled = false);
+    }
+
+    /// Runs `layers` over the first `rows` rows of the residual stream; after an error the KV cache is as it was at [`Session::begin`].
+    fn run(&mut self, layers: Range<usize>, rows: usize) -> Result<()> {
         let Session {
             model,
             kv,
@@ -496,15 +536,9 @@ impl Session {
             scratch,
             taps,
             cancel,
-            position,
             ..
         } = self;
-        let width = model.config().hidden_size;
-        for (i, slot) in scratch.positions[..rows].iter_mut().enumerate() {
-            *slot = (*position + i) as u32;
-        }
-        kv.mark();
-        taps.iter_mut().for_each(|tap| tap.filled = false);
+        let (width, count) = (model.config().hidden_size, layers.len());
         let mut tap = |layer: usize, hidden: &[f32]| {
             for tap in taps.iter_mut().filter(|tap| tap.layer == layer) {
                 tap.hidden.copy_from_slice(&hidden[(rows - 1) * width..]);
@@ -512,16 +546,19 @@ impl Session {
             }
         };
         let mut cache = OneCache { kv, room, rows };
-        let result =
-            model
-                .forward()
-                .run(layers.clone(), rows, scratch, &mut cache, cancel, &mut tap);
-        if let Err(error) = result {
+        let forward = model.forward();
+        if let Err(error) = forward.run(layers, rows, scratch, &mut cache, cancel, &mut tap) {
             self.kv.rewind();
             return Err(error);
         }
+        self.usage.layer_passes += rows * count;
+        Ok(())
+    }
+
+    /// Takes over `rows` positions, and the state of the last one.
+    fn finish(&mut self, rows: usize) -> Result<()> {
+        let width = self.hidden.len();
         self.position += rows;
-        self.usage.layer_passes += rows * layers.len();
         self.hidden
             .copy_from_slice(&self.scratch.hidden[(rows - 1) * width..rows * width]);
         self.model.forward().norm(&self.hidden, &mut self.normed)?;
@@ -570,7 +607,7 @@ impl Session {
                 self.context
             )
         } else {
-            let entries = self.kv.longest() + needed - self.position;
+            let entries = self.longest() + needed - self.position;
             format!(
                 "{entries} KV cache entries are needed, {} are reserved",
                 self.kv.capacity()

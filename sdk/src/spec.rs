@@ -5,6 +5,7 @@
 //! along another route and says when that may stop. The specification stands in the bundle as JSON.
 
 mod auto;
+mod depth;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,10 @@ use crate::config::{ModelConfig, TokenId};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use auto::{AutoSpec, Calibration, CalibrationPoint, GateKind};
+pub use depth::{
+    Depth, DepthPolicy, DraftSpec, ExitCalibration, ExitDecay, ExitMeasure, ExitPoint, ExitSpec,
+    MissingKv, RouteDepth,
+};
 
 /// How the thinking of a route is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +83,9 @@ pub struct RouteSpec {
     pub latent_map: LatentMap,
     /// The most thinking tokens this route was calibrated for; `None`: as the budget says.
     pub max_thinking_tokens: Option<usize>,
+    /// How deep generated tokens run.
+    #[serde(skip_serializing_if = "RouteDepth::is_full")]
+    pub depth: RouteDepth,
     /// Equally spaced quantiles of the thinking tokens (close included) of questions that the route was measured on, ascending.
     /// From them the engine estimates what it saves by stopping early. Empty if it was not measured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -120,6 +128,12 @@ pub struct ReasoningSpec {
     /// The route `auto`, if the student is calibrated for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto: Option<AutoSpec>,
+    /// Where tokens may leave the stack early, if the student was trained for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exits: Option<ExitSpec>,
+    /// How the first layers guess tokens that the others verify.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drafts: Option<DraftSpec>,
 }
 
 impl Default for ReasoningSpec {
@@ -134,6 +148,8 @@ impl Default for ReasoningSpec {
             chunk: None,
             chunk_ends: Vec::new(),
             auto: None,
+            exits: None,
+            drafts: None,
         }
     }
 }
@@ -187,6 +203,23 @@ impl ReasoningSpec {
     /// The gate of the route called `name`: `auto` has one.
     pub(crate) fn gate(&self, name: &str) -> Option<&AutoSpec> {
         self.auto.as_ref().filter(|_| name == AutoSpec::NAME)
+    }
+
+    /// What `depth` means for this student.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Argument`] if the specification has no such section.
+    pub fn depth(&self, depth: RouteDepth) -> Result<Depth> {
+        let found = match depth {
+            RouteDepth::Full => Some(Depth::Full),
+            RouteDepth::Exits => self.exits.clone().map(Depth::Exits),
+            RouteDepth::Drafts => self.drafts.map(Depth::Drafts),
+        };
+        found.ok_or_else(|| {
+            let message = format!("this model's specification has no `{}`", depth.name());
+            Error::new(ErrorKind::Argument, message)
+                .with_hint("calibrate the bundle for it, or give layers and thresholds yourself")
+        })
     }
 
     /// Width of the hidden layer of the latent map that routes share, if one has a map with weights.
@@ -263,6 +296,10 @@ impl ReasoningSpec {
                 );
                 return fail(&format!("routes.{name}.latent_steps"), message);
             }
+            if self.depth(route.depth).is_err() {
+                let message = format!("there is no section `{0}`", route.depth.name());
+                return fail(&format!("routes.{name}.depth"), message);
+            }
             let quantiles = &route.thinking_quantiles;
             if quantiles.len() > Self::MAX_QUANTILES
                 || !quantiles.is_sorted()
@@ -296,10 +333,19 @@ impl ReasoningSpec {
             let message = "`chunk` already says where chunks end".to_owned();
             return fail("chunk_ends", message);
         }
-        match self.auto_fault() {
-            Some((place, message)) => fail(&format!("auto.{place}"), message),
-            None => Ok(()),
+        let layers = config.num_hidden_layers;
+        let exits = self.exits.as_ref().and_then(|exits| exits.fault(layers));
+        let drafts = self.drafts.and_then(|drafts| drafts.fault(layers));
+        for (section, fault) in [
+            ("exits", exits),
+            ("drafts", drafts),
+            ("auto", self.auto_fault()),
+        ] {
+            if let Some((place, message)) = fault {
+                return fail(&format!("{section}.{place}"), message);
+            }
         }
+        Ok(())
     }
 
     /// The first field of `auto` that makes no sense, and why.

@@ -10,9 +10,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use skimstone::kernels::Format;
+use skimstone::reason::{Ask, Engine, EngineOptions, Event};
 use skimstone::{
-    Batch, LatentMap, ModelOptions, ModelType, Sampler, SamplerOptions, Session, SessionOptions,
-    StepInput,
+    Batch, DraftSpec, ExitMeasure, ExitSpec, LatentMap, ModelOptions, ModelType, Sampler,
+    SamplerOptions, Session, SessionOptions, StepInput,
 };
 use tiny::{Random, model_with};
 
@@ -77,6 +78,8 @@ fn allocations_of_steps(family: ModelType, format: Format, threads: usize) -> us
     );
     let mut session = Session::new(&model, SessionOptions::new()).unwrap();
     session.set_taps(&[1]).unwrap();
+    session.set_drafts(Some(DraftSpec::new(1, 5))).unwrap();
+    let mut exits = ExitSpec::new([1, 2], 0.1);
     let mut fork = Session::new(&model, SessionOptions::new()).unwrap();
     let mut batch = Batch::new(&model, 2).unwrap();
     let options = SamplerOptions {
@@ -97,10 +100,26 @@ fn allocations_of_steps(family: ModelType, format: Format, threads: usize) -> us
         allocations(|| {
             session.prefill(&prompt).unwrap();
             fork.prefill(&prompt[..33]).unwrap();
-            for _ in 0..40 {
+            for position in 0..30 {
                 let id = sampler.sample(session.logits().unwrap()).unwrap().id;
                 session.step_hidden(&LatentMap::default()).unwrap();
-                session.step(id).unwrap();
+                match position % 4 {
+                    0 => session.step(id).unwrap(),
+                    1 | 2 => {
+                        // Its own guess, so that rows ahead are taken; then another token, so that they are dropped.
+                        session.step_drafted(id, 5).unwrap();
+                        let best = sampler.sample(session.logits().unwrap()).unwrap().id;
+                        session.step_drafted(best, 5).unwrap()
+                    }
+                    _ => {
+                        exits.measure = match position % 8 {
+                            3 => ExitMeasure::Softmax,
+                            _ => ExitMeasure::Saturation,
+                        };
+                        session.step_exit(id, &exits, position).unwrap();
+                        session.logits().unwrap()
+                    }
+                };
             }
             session
                 .step_input(StepInput::Embed(&embedding), false)
@@ -120,4 +139,45 @@ fn allocations_of_steps(family: ModelType, format: Format, threads: usize) -> us
         })
     };
     steps()
+}
+
+/// A chain of latent steps, by hand and by the engine: no allocation, no head, and without logits nothing to sample from.
+#[test]
+fn a_latent_chain_allocates_nothing_and_runs_no_head() {
+    for family in ModelType::ALL {
+        let options = ModelOptions::default().with_threads(1);
+        let model = model_with(family, Format::Q8, options);
+        let mut session = Session::new(&model, SessionOptions::new()).unwrap();
+        session.feed(&Random::new(2).ids(20)).unwrap();
+        let map = LatentMap::default();
+        let count = allocations(|| {
+            for _ in 0..32 {
+                session.step_hidden(&map).unwrap();
+                assert!(session.logits().is_none());
+            }
+        });
+        assert_eq!(count, 0, "{family}");
+        assert_eq!(
+            (session.usage().latent_steps, session.usage().head_passes),
+            (32, 0)
+        );
+
+        let mut engine = Engine::new(&model, EngineOptions::default()).unwrap();
+        let ask = Ask::new().with_route("latent").with_latent_steps(32);
+        // Its queue of events has grown by the second question.
+        for _ in 0..2 {
+            engine.ask(&[1, 2, 3], &ask).unwrap();
+            let heads = engine.session().usage().head_passes;
+            while !matches!(engine.next_event().unwrap(), Some(Event::LatentStep { .. })) {}
+            let count = allocations(|| {
+                for index in 1..32 {
+                    let event = engine.next_event().unwrap();
+                    assert_eq!(event, Some(Event::LatentStep { index }));
+                    assert!(engine.session().logits().is_none());
+                }
+            });
+            assert_eq!((count, engine.session().usage().head_passes), (0, heads));
+            engine.wait().unwrap();
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! skim run qwen3.skim "How long is 7:40 in minutes?" --route cot
 //! skim eval qwen3.skim questions.jsonl.gz           accuracy and cost, question by question
 //! skim calibrate student.skim held-out.jsonl --out new.skim      when may `auto` stop thinking
+//! skim calibrate-exits student.skim held-out.jsonl --out new.skim     when may a token leave the stack early
 //! skim bench qwen3.skim                             tokens per second, bytes of memory
 //! skim plan qwen3.skim --target pixel-8             does it fit, how fast will it be
 //! skim doctor qwen3.skim                            what would go wrong on this machine
@@ -17,6 +18,7 @@
 
 mod commands;
 mod data;
+mod depth;
 mod failure;
 mod interrupt;
 mod machine;
@@ -34,7 +36,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    bench, calibrate, doctor, eval, import, inspect, logits, plan, run, synth, targets,
+    bench, calibrate, calibrate_exits, doctor, eval, import, inspect, logits, plan, run, synth,
+    targets,
 };
 
 /// Makes, inspects, runs and measures skimstone bundles.
@@ -53,6 +56,8 @@ enum Command {
     Eval(eval::Eval),
     /// Find out from which confidence on a student may stop thinking, and write it into a new bundle.
     Calibrate(calibrate::Calibrate),
+    /// Find out from which confidence on tokens may leave the layers early, and write it into a new bundle.
+    CalibrateExits(calibrate_exits::CalibrateExits),
     /// Write the logits after every token to a safetensors file.
     Logits(logits::Logits),
     /// Measure speed and memory.
@@ -76,6 +81,7 @@ fn main() -> ExitCode {
         Command::Run(args) => args.run(),
         Command::Eval(args) => args.run(),
         Command::Calibrate(args) => args.run(),
+        Command::CalibrateExits(args) => args.run(),
         Command::Logits(args) => args.run(),
         Command::Bench(args) => args.run(),
         Command::Import(args) => args.run(),

@@ -10,6 +10,7 @@ use skimstone::{
     ChatOptions, ChatTemplate, Error, ErrorKind, Message, Model, ModelOptions, OpenOptions, TokenId,
 };
 
+use crate::depth::DepthArgs;
 use crate::failure::Result;
 
 /// Place in the help of options that every command has: behind its own.
@@ -84,6 +85,9 @@ pub(crate) struct EffortArgs {
     /// As if the device were so hot: nominal, fair, serious or critical. The hotter, the less effort goes into a question.
     #[arg(long, value_name = "LEVEL", value_parser = thermal_level)]
     thermal: Option<ThermalLevel>,
+
+    #[command(flatten)]
+    depth: DepthArgs,
 }
 
 fn thermal_level(name: &str) -> Result<ThermalLevel, String> {
@@ -99,10 +103,11 @@ impl EffortArgs {
         model.set_thermal(self.thermal.unwrap_or_default());
     }
 
-    pub(crate) fn apply(&self, mut ask: Ask) -> Ask {
+    pub(crate) fn apply(&self, mut ask: Ask, model: &Model) -> Result<Ask> {
         ask.answer_by = self.answer_by.map(Duration::from_millis);
         ask.drop_chunks = self.drop_chunks;
-        ask
+        ask.depth = self.depth.resolve(model)?;
+        Ok(ask)
     }
 }
 

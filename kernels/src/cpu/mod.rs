@@ -55,6 +55,11 @@ impl Cpu {
         })
     }
 
+    /// The kernel table in use.
+    pub fn table(&self) -> &'static Table {
+        self.table
+    }
+
     /// Name of the kernel table in use.
     pub fn name(&self) -> &'static str {
         self.table.name()

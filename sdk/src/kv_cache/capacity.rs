@@ -11,7 +11,7 @@ impl KvCache {
     /// If `entries` are fewer than there are, or the byte cap or the system do not allow as many. Nothing changes then.
     pub(crate) fn set_capacity(&mut self, entries: usize) -> Result<()> {
         let per_layer = entries.div_ceil(BLOCK_POSITIONS);
-        if entries < self.longest() {
+        if entries < self.longest(u32::MAX) {
             return Err(no_reserve());
         }
         let held: usize = self.layers.iter().map(|layer| layer.blocks.len()).sum();

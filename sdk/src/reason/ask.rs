@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::budget::{Budget, Clock};
 use crate::sampler::SamplerOptions;
-use crate::spec::RouteSpec;
+use crate::spec::{Depth, RouteSpec};
 
 /// How to make an engine.
 #[derive(Debug, Clone, Default)]
@@ -79,6 +79,8 @@ pub struct Ask {
     /// Of every finished chunk keep only the keys and values of the last so many tokens, its separator counted; `None`: keep all.
     /// The KV cache then never holds more entries than prompt + this × finished chunks + the longest chunk + close + answer.
     pub drop_chunks: Option<usize>,
+    /// How deep generated tokens run, instead of the route's own depth; see [`Ask::with_depth`].
+    pub depth: Option<Depth>,
 }
 
 impl Ask {
@@ -160,6 +162,15 @@ impl Ask {
     #[must_use]
     pub fn with_drop_chunks(mut self, keep: usize) -> Self {
         self.drop_chunks = Some(keep);
+        self
+    }
+
+    /// Sets how deep generated tokens run, those of probes included. The prompt runs all layers, and so do latent steps and all but the last
+    /// token of a close that is forced. Guesses are made only where what is left of the budget of time allows a whole round of them, and
+    /// never under a budget of layer passes: they cost more of those than they save.
+    #[must_use]
+    pub fn with_depth(mut self, depth: Depth) -> Self {
+        self.depth = Some(depth);
         self
     }
 }

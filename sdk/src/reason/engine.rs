@@ -26,7 +26,7 @@ use crate::memory;
 use crate::model::Model;
 use crate::sampler::Sampled;
 use crate::session::{PREFILL_CHUNK, Session, SessionOptions, SessionUsage};
-use crate::spec::{AutoSpec, RouteSpec};
+use crate::spec::{AutoSpec, Depth, RouteSpec};
 use run::{Phase, Run};
 
 /// Answers questions on one session. See the [module](super).
@@ -168,6 +168,10 @@ impl Engine {
         if run.keep_best || self.gate_of(ask).is_some() {
             self.aside()?;
         }
+        self.session.set_drafts(match run.depth {
+            Depth::Drafts(drafts) => Some(drafts),
+            Depth::Full | Depth::Exits(_) => None,
+        })?;
         run.before = self.usage();
         run.read = run.before;
         self.session.cancel_handle().reset();
@@ -423,7 +427,7 @@ impl Engine {
         let Some(keep) = run.keep_last.filter(|_| !run.finished.is_empty()) else {
             return Ok(());
         };
-        self.feed_pending(run)?;
+        self.advance(run)?;
         for chunk in std::mem::take(&mut run.finished) {
             let end = chunk.end.saturating_sub(keep);
             if chunk.start < end {
@@ -486,6 +490,7 @@ impl Engine {
         }))
     }
 
+    /// Feeds what is pending through all layers.
     fn feed_pending(&mut self, run: &mut Run) -> Result<()> {
         if !run.pending.is_empty() {
             self.session.feed(&run.pending)?;
@@ -495,10 +500,43 @@ impl Engine {
         Ok(())
     }
 
+    /// Feeds what is pending, as deep as the question asks for: a token is to be sampled after it.
+    fn advance(&mut self, run: &mut Run) -> Result<()> {
+        let Some((&last, before)) = run.pending.split_last() else {
+            return Ok(());
+        };
+        match &run.depth {
+            Depth::Full => return self.feed_pending(run),
+            Depth::Exits(exits) => {
+                if !before.is_empty() {
+                    self.session.feed(before)?;
+                }
+                let usage = &run.answer.usage;
+                let index = usage.thinking_tokens + usage.answer_tokens;
+                self.session.step_exit(last, exits, index)?;
+            }
+            Depth::Drafts(drafts) => {
+                if !before.is_empty() {
+                    self.session.feed(before)?;
+                }
+                let late = run.account.out_of_time(drafts.tokens + 1, self.pace);
+                let most = match run.account.budget.layer_passes {
+                    // What is sampled next needs no guess.
+                    None if !late => run.tokens_left().saturating_sub(1),
+                    _ => 0,
+                };
+                self.session.step_drafted(last, most)?;
+            }
+        }
+        run.pending.clear();
+        self.note_kv(run);
+        Ok(())
+    }
+
     /// Feeds what is pending and samples a token after it.
     fn sample(&mut self, run: &mut Run) -> Result<Sampled> {
         let (began, fed) = (run.clock.now(), run.pending.len());
-        self.feed_pending(run)?;
+        self.advance(run)?;
         if self.session.logits().is_none() {
             self.session.head()?;
         }
@@ -520,6 +558,8 @@ impl Engine {
             sum.latent_steps += aside.latent_steps;
             sum.layer_passes += aside.layer_passes;
             sum.head_passes += aside.head_passes;
+            sum.exits += aside.exits;
+            sum.kv_passes += aside.kv_passes;
         }
         sum
     }
@@ -590,6 +630,10 @@ impl Engine {
             done.layer_passes - run.read.layer_passes + earlier.layer_passes as usize;
         usage.head_passes =
             done.head_passes - run.before.head_passes + earlier.head_passes as usize;
+        usage.exits = done.exits - run.before.exits + earlier.exits as usize;
+        usage.kv_passes = done.kv_passes - run.before.kv_passes + earlier.kv_passes as usize;
+        usage.drafted_tokens = done.drafted - run.before.drafted + earlier.guessed as usize;
+        usage.accepted_tokens = done.accepted - run.before.accepted + earlier.accepted as usize;
         usage.kv_bytes = self.session.kv_bytes();
         self.queue.push_back(Event::Finished(Box::new(run.answer)));
         Ok(())

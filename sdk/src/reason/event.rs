@@ -173,8 +173,16 @@ pub struct Usage {
     pub probe_layer_passes: usize,
     /// Layers run per position, in the prompt.
     pub prompt_layer_passes: usize,
-    /// Times the LM head ran, in probes too.
+    /// Times the LM head ran per position, in probes too, for guesses and at exits.
     pub head_passes: usize,
+    /// Tokens that left layers out, in probes too.
+    pub exits: usize,
+    /// Layers left out for which keys and values were computed all the same: two products each.
+    pub kv_passes: usize,
+    /// Tokens that the first layers guessed and the others verified. Their layer and head passes are counted with all others.
+    pub drafted_tokens: usize,
+    /// Of these, tokens that were right, and cost no pass of their own.
+    pub accepted_tokens: usize,
     /// Milliseconds of reading the prompt.
     pub ms_prefill: f64,
     /// Milliseconds from there to the end of the thinking.

@@ -25,7 +25,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Memory`] if the cap does not allow it.
     pub fn fork(&self) -> Result<Session> {
-        let kv = self.kv.fork()?;
+        let kv = self.kv.fork(self.position as u32)?;
         let mut fork = Session::with_cache(&self.model, kv, self.context, CancelHandle::new())?;
         fork.position = self.position;
         fork.hidden.copy_from_slice(&self.hidden);
@@ -45,7 +45,8 @@ impl Session {
     /// Becomes a fork of `other`, a session of the same model, in place: buffers are used again, counts go on. With `room` it
     /// reserves so many more entries and no more, without it keeps its own reserve.
     pub(crate) fn follow(&mut self, other: &Session, room: Option<usize>) -> Result<()> {
-        self.kv.follow(&other.kv, room)?;
+        self.drop_ahead();
+        self.kv.follow(&other.kv, other.position as u32, room)?;
         self.position = other.position;
         self.hidden.copy_from_slice(&other.hidden);
         self.normed.copy_from_slice(&other.normed);
@@ -59,6 +60,7 @@ impl Session {
 
     /// Forgets everything and gives the blocks of keys and values back.
     pub(crate) fn release(&mut self) {
+        self.drop_ahead();
         self.kv.release();
         self.position = 0;
         self.forget_outputs();
@@ -71,7 +73,7 @@ impl Session {
     pub fn snapshot(&self) -> Result<Snapshot> {
         Ok(Snapshot {
             model: self.model.clone(),
-            kv: self.kv.snapshot()?,
+            kv: self.kv.snapshot(self.position as u32)?,
             position: self.position,
             hidden: memory::copy(&self.hidden)?,
             normed: memory::copy(&self.normed)?,
@@ -95,6 +97,7 @@ impl Session {
         if snapshot.position > self.context {
             return Err(self.context_full(snapshot.position));
         }
+        self.drop_ahead();
         self.kv.restore(&snapshot.kv)?;
         self.position = snapshot.position;
         self.hidden.copy_from_slice(&snapshot.hidden);

@@ -149,13 +149,13 @@ impl AutoSpec {
 }
 
 /// What is wrong with a number that must be from 0 to 1.
-fn share(place: &str, value: f32) -> Option<(String, String)> {
+pub(super) fn share(place: &str, value: f32) -> Option<(String, String)> {
     let message = || format!("{value} is not from 0 to 1");
     (!(0.0..=1.0).contains(&value)).then(|| (place.to_owned(), message()))
 }
 
 /// What is wrong with a mean of counts.
-fn count(place: &str, value: f32) -> Option<(String, String)> {
+pub(super) fn count(place: &str, value: f32) -> Option<(String, String)> {
     let good = value.is_finite() && value >= 0.0;
     (!good).then(|| (place.to_owned(), format!("{value} is no mean of counts")))
 }

@@ -230,11 +230,31 @@ fn byte_char(byte: u8) -> char {
     char::from_u32(256 + hidden).unwrap()
 }
 
+/// What a layer does with a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    Run,
+    /// It keeps keys and values of the state, which goes on unchanged.
+    KeepKv,
+    /// The state goes on unchanged.
+    Nothing,
+}
+
 /// Logits after every token, computed naively in f64 straight from the definition of the families.
 pub fn naive_logits(
     config: &ModelConfig,
     weights: &HashMap<String, Vec<f32>>,
     ids: &[TokenId],
+) -> Vec<Vec<f64>> {
+    naive_logits_with(config, weights, ids, |_, _| Pass::Run)
+}
+
+/// [`naive_logits`] where `passes` says what each layer does with each position.
+pub fn naive_logits_with(
+    config: &ModelConfig,
+    weights: &HashMap<String, Vec<f32>>,
+    ids: &[TokenId],
+    passes: impl Fn(usize, usize) -> Pass,
 ) -> Vec<Vec<f64>> {
     let w = |name: &str| {
         weights[name]
@@ -307,6 +327,10 @@ pub fn naive_logits(
         };
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for (position, x) in hidden.iter_mut().enumerate() {
+            let pass = passes(l, position);
+            if pass == Pass::Nothing {
+                continue;
+            }
             let normed = norm(&layer("input_layernorm"), x);
             let q = heads_of("self_attn.q_proj", "self_attn.q_norm", &normed, position);
             keys.push(heads_of(
@@ -316,6 +340,9 @@ pub fn naive_logits(
                 position,
             ));
             values.push(heads_of("self_attn.v_proj", "", &normed, position));
+            if pass == Pass::KeepKv {
+                continue;
+            }
             let mut attended = Vec::new();
             for (h, q) in q.iter().enumerate() {
                 let g = h / (heads / groups);

@@ -22,8 +22,9 @@ use crate::terminal::{print_json, progress_bar};
 #[derive(clap::Args)]
 #[command(after_help = "\
 With --json: accuracy, interval (Wilson, 95 %), n, correct, mean_generated_tokens, mean_thinking_tokens,
-mean_latent_steps, mean_layer_passes, mean_head_passes, mean_probes, mean_probe_tokens (means per question;
-the prompt's layers are not counted), peak_kv_bytes, p50_ms, p95_ms (prompt included), route, by_kind, model,
+mean_latent_steps, mean_layer_passes, mean_head_passes, mean_exits, mean_kv_passes, mean_drafted_tokens,
+mean_accepted_tokens, mean_probes, mean_probe_tokens (means per question; the prompt's layers are not counted;
+heads at exits and of guesses are), peak_kv_bytes, p50_ms, p95_ms (prompt included), route, by_kind, model,
 data, kernels, threads. With several routes these are of the first one, and `routes` has all of them.")]
 pub(crate) struct Eval {
     #[command(flatten)]
@@ -130,7 +131,7 @@ impl<'a> Exam<'a> {
         Ok(Exam {
             prompter: Prompter::new(model)?,
             engine,
-            ask: effort.apply(Ask::new().with_route(route)),
+            ask: effort.apply(Ask::new().with_route(route), model)?,
         })
     }
 

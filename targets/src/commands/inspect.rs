@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use skimstone::memory::{MemoryEstimate, estimate};
 use skimstone::{
-    AutoSpec, Bundle, Error, ErrorKind, Model, ModelOptions, ReasoningSpec, RouteSpec,
+    AutoSpec, Bundle, Error, ErrorKind, Model, ModelOptions, ReasoningSpec, RouteDepth, RouteSpec,
 };
 
 use crate::failure::Result;
@@ -160,6 +160,9 @@ impl<'a> Report<'a> {
             if let Some(most) = route.max_thinking_tokens {
                 write!(out, ", at most {most} thinking tokens")?;
             }
+            if route.depth != RouteDepth::Full {
+                write!(out, ", with {}", route.depth.name())?;
+            }
             let default = name == self.default_route;
             writeln!(out, "{}", if default { " (default)" } else { "" })?;
         }
@@ -183,6 +186,36 @@ impl<'a> Report<'a> {
             }
             let default = self.default_route == AutoSpec::NAME;
             writeln!(out, "{}", if default { " (default)" } else { "" })?;
+        }
+
+        if let Some(exits) = &self.reasoning.exits {
+            write!(
+                out,
+                "  exits: after {:?} layers at {} {}, {}, {}",
+                exits.layers,
+                exits.measure.name(),
+                exits.threshold,
+                exits.policy.name(),
+                exits.missing_kv.name()
+            )?;
+            if let Some(calibration) = &exits.calibration {
+                write!(
+                    out,
+                    " (at most {} % lost on {} but for a chance of {} %, on {} questions)",
+                    100.0 * calibration.risk,
+                    calibration.route,
+                    100.0 * calibration.failure,
+                    calibration.n
+                )?;
+            }
+            writeln!(out)?;
+        }
+        if let Some(drafts) = &self.reasoning.drafts {
+            writeln!(
+                out,
+                "  drafts: {} tokens by the first {} layers",
+                drafts.tokens, drafts.layers
+            )?;
         }
 
         writeln!(out, "\n{}", title("provenance"))?;

@@ -107,7 +107,7 @@ impl Run {
         let sampler = self.sampler(model);
         let mut ask = self
             .effort
-            .apply(Ask::new())
+            .apply(Ask::new(), model)?
             .with_budget(self.budget())
             .with_sampler(sampler.clone());
         ask.route.clone_from(&self.route);
@@ -165,7 +165,7 @@ impl Run {
             max_tokens: Some(self.max_tokens.unwrap_or(RAW_MAX_TOKENS)),
             sampler: sampler.clone(),
             stop_ids: Some(model.config().eos_token_id.clone()),
-            stop_strings: Vec::new(),
+            ..GenerateOptions::default()
         };
         let mut view = (!self.json).then(|| View::new(model));
         let mut generate = Generate::new(&mut session, &prompt, options)?;

@@ -9,7 +9,7 @@ use crate::harness::{END_OF_THINKING, Folder, VOCAB, skim};
 
 /// A tiny model whose chunks end behind every third word, and questions whose answers are what it says on `cot`, but for every
 /// fourth.
-fn student(folder: &Folder) -> (std::path::PathBuf, std::path::PathBuf) {
+pub(crate) fn student(folder: &Folder) -> (std::path::PathBuf, std::path::PathBuf) {
     let imported = folder.import("q8");
     let mut reasoning: ReasoningSpec = Bundle::open(&imported).unwrap().reasoning().clone();
     reasoning.chunk_ends = (8..VOCAB as u32).step_by(3).collect();
@@ -44,7 +44,7 @@ fn student(folder: &Folder) -> (std::path::PathBuf, std::path::PathBuf) {
     (model, folder.write("rows.jsonl", rows))
 }
 
-fn number(value: &Value) -> f64 {
+pub(crate) fn number(value: &Value) -> f64 {
     value
         .as_f64()
         .unwrap_or_else(|| panic!("{value} is no number"))

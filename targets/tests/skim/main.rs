@@ -2,6 +2,7 @@
 
 mod bundles;
 mod damage;
+mod depth;
 mod effort;
 mod golden;
 mod harness;

@@ -15,7 +15,7 @@ use crate::reason::event::{Choice, Event, Probe, SkipReason};
 use crate::reason::gate::certainty;
 use crate::sampler::{Sampled, Sampler, SamplerOptions};
 use crate::session::Session;
-use crate::spec::GateKind;
+use crate::spec::{Depth, GateKind};
 
 /// What was seen aside.
 struct Seen {
@@ -38,7 +38,7 @@ impl Engine {
         }
         let began = run.clock.now();
         let fed = run.pending.len();
-        self.feed_pending(run)?;
+        self.advance(run)?;
         if fed > 0 {
             self.pace.observe(run.clock.since(began), fed);
         }
@@ -227,7 +227,16 @@ impl Engine {
                     break;
                 }
                 let began = run.clock.now();
-                aside.step(last.id)?;
+                match &run.depth {
+                    Depth::Exits(exits) => {
+                        let usage = &run.answer.usage;
+                        let before = usage.thinking_tokens + usage.answer_tokens;
+                        aside.step_exit(last.id, exits, before + seen.sampled.len())?;
+                    }
+                    _ => {
+                        aside.step(last.id)?;
+                    }
+                }
                 pace.observe(run.clock.since(began), 1);
             }
             let sampled = prober.sample(aside.logits().unwrap_or_default())?;

@@ -15,7 +15,7 @@ use crate::reason::event::{Answer, Choice, Decision, Event, SkipReason, Usage};
 use crate::reason::policy::{Observation, ReasoningPolicy};
 use crate::sampler::{Sampled, Sampler, SamplerOptions};
 use crate::session::{Session, SessionUsage};
-use crate::spec::RouteSpec;
+use crate::spec::{Depth, RouteSpec};
 use crate::stop::TokenSequence;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,7 @@ pub(super) struct Run {
     pub(super) phase: Phase,
     pub(super) policy: Box<dyn ReasoningPolicy>,
     pub(super) route: RouteSpec,
+    pub(super) depth: Depth,
     pub(super) prompt: Vec<TokenId>,
     /// Whether what it shares with the prompt before is settled.
     pub(super) prompt_begun: bool,
@@ -131,13 +132,24 @@ impl Run {
         ids.extend_from_slice(&route.open);
         check_prompt(session, &ids, &route, &name)?;
 
+        let depth = match &ask.depth {
+            Some(depth) => depth.clone(),
+            None => spec.depth(route.depth)?,
+        };
+        let layers = model.config().num_hidden_layers;
+        if let Depth::Exits(exits) = &depth
+            && let Some((place, message)) = exits.fault(layers)
+        {
+            return Err(Error::new(ErrorKind::Argument, message).at(format_args!("exits.{place}")));
+        }
+
         let account = Account {
             budget: ask.budget,
             close: route.close.len(),
             reserve: spec.answer_reserve.max(1),
             max_thinking: route.max_thinking_tokens,
             room: session.kv_entries() - ids.len(),
-            layers: model.config().num_hidden_layers,
+            layers,
             deadline: ask
                 .budget
                 .milliseconds
@@ -172,6 +184,7 @@ impl Run {
             model: model.clone(),
             phase: Phase::Prompt,
             policy,
+            depth,
             account,
             max_answer_tokens: ask.max_answer_tokens.unwrap_or(usize::MAX),
             sampler,
@@ -249,6 +262,18 @@ impl Run {
             token: self.last.map(|last| last.id),
             logprob: self.last.map(|last| last.logprob),
         }
+    }
+
+    /// Tokens that may still be generated, as far as numbers of tokens limit them.
+    pub(super) fn tokens_left(&self) -> usize {
+        let usage = &self.answer.usage;
+        let generated = usage.thinking_tokens + usage.answer_tokens + usage.probe_tokens;
+        let budget = self.account.budget.tokens.unwrap_or(usize::MAX);
+        let answer = match self.phase {
+            Phase::Answering => self.max_answer_tokens - usage.answer_tokens,
+            Phase::Prompt | Phase::Thinking => usize::MAX,
+        };
+        budget.saturating_sub(generated).min(answer)
     }
 
     pub(super) fn begin_chunk(&mut self, queue: &mut VecDeque<Event>) {

@@ -39,6 +39,12 @@ pub(super) struct Earlier {
     pub(super) layer_passes: u32,
     pub(super) prompt_layer_passes: u32,
     pub(super) head_passes: u32,
+    pub(super) exits: u32,
+    pub(super) kv_passes: u32,
+    /// Tokens that lower layers drafted.
+    pub(super) guessed: u32,
+    /// Of these, tokens that the others verified.
+    pub(super) accepted: u32,
     reused_tokens: u32,
     probes: u32,
     probe_tokens: u32,
@@ -142,6 +148,10 @@ impl Thought {
                 layer_passes: add(before.layer_passes, layer_passes),
                 prompt_layer_passes: add(before.prompt_layer_passes, prompt_passes),
                 head_passes: add(before.head_passes, heads),
+                exits: add(before.exits, now.exits - run.before.exits),
+                kv_passes: add(before.kv_passes, now.kv_passes - run.before.kv_passes),
+                guessed: add(before.guessed, now.drafted - run.before.drafted),
+                accepted: add(before.accepted, now.accepted - run.before.accepted),
                 reused_tokens: narrow(usage.reused_tokens),
                 probes: narrow(usage.probes),
                 probe_tokens: narrow(usage.probe_tokens),

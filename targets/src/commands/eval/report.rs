@@ -89,8 +89,8 @@ impl<'a> Report<'a> {
         let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
         let width = width.max(5);
         let title = format!(
-            "{:width$}  {:>6}  {:>8}  {:>15}  {:>8}  {:>8}  {:>8}  {:>8}",
-            "", "n", "accuracy", "95 % interval", "tokens", "latent", "layers", "probes"
+            "{:width$}  {:>6}  {:>8}  {:>15}  {:>8}  {:>8}  {:>8}  {:>8}  {:>8}",
+            "", "n", "accuracy", "95 % interval", "tokens", "latent", "layers", "heads", "probes"
         );
         writeln!(out, "{}", style.strong(&title))?;
         let rows = self.by_kind.iter().map(|(kind, score)| (*kind, score));
@@ -98,7 +98,7 @@ impl<'a> Report<'a> {
         for (name, score) in rows.chain(routes) {
             writeln!(
                 out,
-                "{name:width$}  {:>6}  {:>6.2} %  {:>15}  {:>8.1}  {:>8.1}  {:>8.1}  {:>8.2}",
+                "{name:width$}  {:>6}  {:>6.2} %  {:>15}  {:>8.1}  {:>8.1}  {:>8.1}  {:>8.1}  {:>8.2}",
                 score.n,
                 100.0 * score.accuracy,
                 format!(
@@ -109,6 +109,7 @@ impl<'a> Report<'a> {
                 score.mean_generated_tokens,
                 score.mean_latent_steps,
                 score.mean_layer_passes,
+                score.mean_head_passes,
                 score.mean_probes,
             )?;
         }
