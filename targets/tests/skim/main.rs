@@ -6,5 +6,6 @@ mod effort;
 mod golden;
 mod harness;
 mod measure;
+mod package;
 mod plan;
 mod run;
