@@ -8,4 +8,5 @@ mod harness;
 mod measure;
 mod package;
 mod plan;
+mod remote;
 mod run;
