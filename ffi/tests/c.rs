@@ -226,6 +226,34 @@ fn nothing_but_the_functions_of_the_header_is_exported() {
     assert!(dynamic.contains("[libskimstone.so.0]"), "{dynamic}");
 }
 
+/// Programs of earlier ABIs of this major number: compiled against the header of their time, run with the library of today.
+#[test]
+fn programs_of_earlier_abis_run() {
+    if !has("cc") {
+        return;
+    }
+    let folder = common::crate_folder().join("abi");
+    let mut programs = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let entry = entry.unwrap();
+        let abi = entry.file_name().into_string().unwrap();
+        if !abi.starts_with("0.") {
+            continue;
+        }
+        let program = install().compile_with(
+            &entry.path().join("program.c"),
+            Linking::Shared,
+            &entry.path(),
+        );
+        let printed = run(install()
+            .command(&program)
+            .arg(example("students/sleep.skim")));
+        assert_eq!(printed, format!("all of ABI {abi} works\n"));
+        programs += 1;
+    }
+    assert!(programs > 0, "{} is empty", folder.display());
+}
+
 /// Two hundred rounds; `ffi/tests/sanitize` runs ten thousand of them.
 #[test]
 fn nothing_grows_from_round_to_round() {

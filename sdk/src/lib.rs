@@ -58,6 +58,10 @@ mod session;
 pub mod sleep;
 mod spec;
 mod stop;
+#[cfg(feature = "text")]
+mod tokenizer;
+#[cfg(not(feature = "text"))]
+#[path = "tokenizer/disabled.rs"]
 mod tokenizer;
 mod weights;
 

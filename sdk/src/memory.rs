@@ -33,6 +33,7 @@ use crate::forward::{Scratch, attention_room};
 use crate::kv_cache::KvCache;
 use crate::sampler::Sampler;
 use crate::session::PREFILL_CHUNK;
+use crate::tokenizer;
 
 pub use system::{check_refusal, note_refusal};
 pub(crate) use system::{copy, probe, read_file, refused, reserve, return_free_pages, zeros};
@@ -166,6 +167,9 @@ const PACKED_TOKENIZER_BYTES: u64 = 2 << 20;
 
 /// Bytes of memory that the tokenizer of `bundle` takes.
 pub fn tokenizer_bytes(bundle: &Bundle) -> u64 {
+    if !tokenizer::BUILT_IN {
+        return 0;
+    }
     let bytes = TOKENIZER_FACTOR * bundle.tokenizer_json().map_or(0, |json| json.len() as u64);
     if bundle.has_packed_tokenizer() {
         bytes.min(PACKED_TOKENIZER_BYTES)

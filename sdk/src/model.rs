@@ -16,7 +16,7 @@ use crate::memory::{
 use crate::reason::{ThermalLevel, Thermometer};
 use crate::rope::Rope;
 use crate::spec::ReasoningSpec;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{self, Tokenizer};
 
 /// The context of a session that asks for none, where the model allows it. Longer ones are a choice, since the whole context is
 /// reserved when a session is created.
@@ -268,8 +268,8 @@ impl Model {
     /// As [`Model::tokenizer`], and [`ErrorKind::Tokenizer`] if the bundle has none.
     pub fn require_tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer()?.ok_or_else(|| {
-            Error::new(ErrorKind::Tokenizer, "the bundle has no tokenizer")
-                .with_hint("give token ids, or import the model with its tokenizer")
+            let (message, hint) = tokenizer::MISSING;
+            Error::new(ErrorKind::Tokenizer, message).with_hint(hint)
         })
     }
 

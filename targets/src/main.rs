@@ -11,6 +11,7 @@
 //! skim bench qwen3.skim                             tokens per second, bytes of memory
 //! skim plan qwen3.skim --target pixel-8             does it fit, how fast will it be
 //! skim doctor qwen3.skim                            what would go wrong on this machine
+//! skim package --target raspberry-pi-5-8gb          the library as a .deb, an AAR or an XCFramework
 //! ```
 //!
 //! Results go to standard output, everything else to standard error. With `--json` standard output is one JSON object.
@@ -24,6 +25,7 @@ mod interrupt;
 mod machine;
 mod model;
 mod output;
+mod package;
 mod process_memory;
 mod profiles;
 mod roofline;
@@ -36,8 +38,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    bench, calibrate, calibrate_exits, doctor, eval, import, inspect, logits, plan, run, synth,
-    targets,
+    bench, build, calibrate, calibrate_exits, doctor, eval, import, inspect, logits,
+    package as packaging, plan, run, synth, targets,
 };
 
 /// Makes, inspects, runs and measures skimstone bundles.
@@ -72,6 +74,10 @@ enum Command {
     Plan(plan::Plan),
     /// Look at this machine, and at a bundle on it, for what would go wrong.
     Doctor(doctor::Doctor),
+    /// Build libskimstone for other platforms, and show its footprint.
+    Build(build::Build),
+    /// Make packages of libskimstone: .deb, AAR, XCFramework.
+    Package(packaging::Package),
     /// Show the devices that plans can be made for.
     Targets(targets::Targets),
 }
@@ -89,6 +95,8 @@ fn main() -> ExitCode {
         Command::Synth(args) => args.run(),
         Command::Plan(args) => args.run(),
         Command::Doctor(args) => args.run(),
+        Command::Build(args) => args.run(),
+        Command::Package(args) => args.run(),
         Command::Targets(args) => args.run(),
     };
     match done {

@@ -69,6 +69,21 @@ impl ModelArgs {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// The options as they were typed, without the path: for the same command elsewhere.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut add = |name: &str, value: Option<String>| {
+            arguments.extend(value.map(|value| format!("{name}={value}")));
+        };
+        add("--threads", self.threads.map(|n| n.to_string()));
+        add("--context", self.context.map(|n| n.to_string()));
+        add("--kv", self.kv.map(|format| format.name().to_owned()));
+        if self.copy_weights {
+            arguments.push("--copy-weights".to_owned());
+        }
+        arguments
+    }
 }
 
 /// What a question may cost beside its route and its budgets.

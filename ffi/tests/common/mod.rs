@@ -161,6 +161,7 @@ pub fn install() -> &'static Installed {
         let pc = std::fs::read_to_string(crate_folder().join("skimstone.pc.in")).unwrap();
         let pc = pc
             .replace("@PREFIX@", folder.path().to_str().unwrap())
+            .replace("@LIBDIR@", "lib")
             .replace("@VERSION@", env!("CARGO_PKG_VERSION"));
         std::fs::write(lib.join("pkgconfig/skimstone.pc"), pc).unwrap();
         Installed { folder }
@@ -178,6 +179,11 @@ impl Installed {
 
     /// Compiles `source` with every warning an error; the program.
     pub fn compile(&self, source: &Path, linking: Linking) -> PathBuf {
+        self.compile_with(source, linking, &self.include())
+    }
+
+    /// As [`compile`](Self::compile), with the headers of another folder.
+    pub fn compile_with(&self, source: &Path, linking: Linking, include: &Path) -> PathBuf {
         let stem = source.file_stem().unwrap().to_str().unwrap();
         let extension = source.extension().unwrap().to_str().unwrap();
         let program = self
@@ -202,7 +208,7 @@ impl Installed {
             .arg("-D_POSIX_C_SOURCE=200809L")
             .arg(source)
             .arg("-I")
-            .arg(self.include())
+            .arg(include)
             .arg("-o")
             .arg(&program);
         match linking {

@@ -30,7 +30,7 @@ use crate::config::{GenerationConfig, ModelConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory;
 use crate::spec::ReasoningSpec;
-use crate::tokenizer::{TableBytes, Tokenizer};
+use crate::tokenizer::{self, TableBytes, Tokenizer};
 use crate::weights::{WeightTable, Weights};
 use format::{Layout, key};
 use header::{Dtype, Entry, Header};
@@ -272,13 +272,14 @@ impl Bundle {
         &self.generation
     }
 
-    /// Builds the tokenizer; `None` in an id-only bundle. Its vocabulary is read in place where the bundle has it packed, which takes a
+    /// Builds the tokenizer; `None` in an id-only bundle, and without the feature `text`. Its vocabulary is read in place where the bundle has it packed, which takes a
     /// millisecond; otherwise large vocabularies take long. Keep the result.
     ///
     /// # Errors
     /// [`ErrorKind::Tokenizer`] if it is malformed.
     pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
-        let Some(json) = self.info(format::TOKENIZER) else {
+        let json = self.info(format::TOKENIZER);
+        let Some(json) = json.filter(|_| tokenizer::BUILT_IN) else {
             return Ok(None);
         };
         let tokenizer = match self.info(format::TOKENIZER_TABLE) {

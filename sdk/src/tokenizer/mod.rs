@@ -20,6 +20,15 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) use json::pack;
 pub(crate) use table::TableBytes;
 
+/// Whether a bundle's tokenizer can be used.
+pub(crate) const BUILT_IN: bool = true;
+
+/// What is missing and what to do, where a model must have a tokenizer and has none.
+pub(crate) const MISSING: (&str, &str) = (
+    "the bundle has no tokenizer",
+    "give token ids, or import the model with its tokenizer",
+);
+
 /// Shown for bytes that are not (yet) a character.
 const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 

@@ -2,13 +2,15 @@
 //!
 //! Prefill and decode are measured apart, each from a session that already holds `--depth` tokens: prefill reads `--prompt`
 //! tokens in one call, decode takes `--gen` steps of one token. The ids are arbitrary, since the time does not depend on them.
-//! Reported is the median of the repetitions, with the slowest and the fastest.
+//! Reported is the median of the repetitions, with the slowest and the fastest. `--host` does it on a [board](remote).
+
+mod remote;
 
 use std::io::{self, Write};
 use std::time::Instant;
 
-use serde::Serialize;
-use skimstone::{Error, ErrorKind, Model, Session, SessionOptions, TokenId};
+use serde::{Deserialize, Serialize};
+use skimstone::{Error, ErrorKind, Model, OpenOptions, Session, SessionOptions, TokenId};
 
 use crate::failure::{Failure, Result, done};
 use crate::interrupt;
@@ -16,6 +18,7 @@ use crate::model::{ModelArgs, at_least_one};
 use crate::process_memory::ProcessMemory;
 use crate::statistics::Samples;
 use crate::terminal::{Style, bytes, counted, print_json, progress_bar};
+use remote::RemoteArgs;
 
 /// Lengths when the user names none, cut to what the context holds: llama-bench's, for comparison.
 const PROMPT: usize = 512;
@@ -29,7 +32,8 @@ const WARM_UP: usize = 8;
 #[command(after_help = "\
 With --json: prefill_tokens_per_s, decode_tokens_per_s, load_ms (medians), spread ([slowest, fastest] of
 each), peak_rss_bytes, anonymous_rss_bytes (null where the system does not tell), prompt, gen, depth,
-reps, weight_bytes, kernels, threads. Loading includes comparing the checksums of the whole file.")]
+reps, weight_bytes, kernels, threads; with --host also host and machine, as skim doctor describes it.
+Loading includes comparing the checksums of the whole file.")]
 pub(crate) struct Bench {
     #[command(flatten)]
     model: ModelArgs,
@@ -50,13 +54,16 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one)]
     reps: usize,
 
+    #[command(flatten)]
+    remote: RemoteArgs,
+
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }
 
 /// What `--json` prints.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Report {
     prefill_tokens_per_s: f64,
     decode_tokens_per_s: f64,
@@ -69,12 +76,12 @@ struct Report {
     depth: usize,
     reps: usize,
     weight_bytes: usize,
-    kernels: &'static str,
+    kernels: String,
     threads: usize,
 }
 
 /// The slowest and the fastest repetition.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Spread {
     prefill_tokens_per_s: [f64; 2],
     decode_tokens_per_s: [f64; 2],
@@ -84,6 +91,9 @@ struct Spread {
 
 impl Bench {
     pub(crate) fn run(self) -> Result {
+        if let Some(host) = self.remote.host() {
+            return self.run_on(host);
+        }
         let mut load = Samples::default();
         let mut model = self.load(&mut load)?;
         for _ in 1..self.reps {
@@ -116,7 +126,7 @@ impl Bench {
             // Fewer than asked for after an interrupt.
             reps: decode.len(),
             weight_bytes: model.bundle().weight_bytes(),
-            kernels: model.kernels(),
+            kernels: model.kernels().to_owned(),
             threads: model.threads(),
         };
         if self.json {
@@ -125,6 +135,31 @@ impl Bench {
             report.print()?;
         }
         done()
+    }
+
+    fn run_on(&self, host: &str) -> Result {
+        // Refused here, before anything is copied.
+        OpenOptions::new().verify(false).open(self.model.path())?;
+        let mut arguments = self.model.arguments();
+        let mut add = |name: &str, value: Option<usize>| {
+            if let Some(value) = value {
+                arguments.extend([name.to_owned(), value.to_string()]);
+            }
+        };
+        add("--prompt", self.prompt);
+        add("--gen", self.r#gen);
+        add("--depth", Some(self.depth));
+        add("--reps", Some(self.reps));
+        let record = self.remote.bench(host, self.model.path(), &arguments)?;
+        if self.json {
+            return print_json(&record);
+        }
+        let report: Report = serde_json::from_value(record).map_err(|error| {
+            Error::new(ErrorKind::Data, error.to_string())
+                .at(host)
+                .with_hint("is the `skim` of --binary of this version?")
+        })?;
+        report.print()
     }
 
     fn load(&self, times: &mut Samples) -> Result<Model> {

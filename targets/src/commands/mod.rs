@@ -1,6 +1,7 @@
 //! One module per command: its arguments, what it does, and what it tells.
 
 pub(crate) mod bench;
+pub(crate) mod build;
 pub(crate) mod calibrate;
 pub(crate) mod calibrate_exits;
 pub(crate) mod doctor;
@@ -8,6 +9,7 @@ pub(crate) mod eval;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod package;
 pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod synth;

@@ -8,5 +8,7 @@ mod golden;
 mod harness;
 mod interrupt;
 mod measure;
+mod package;
 mod plan;
+mod remote;
 mod run;
