@@ -9,6 +9,8 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline
+#undef __noinline__
+#define __noinline__
 #define __launch_bounds__(...)
 
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
