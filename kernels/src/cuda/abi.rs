@@ -22,6 +22,11 @@ impl<T> Ptr<T> {
         self.0
     }
 
+    /// The same address, of values of another type.
+    pub const fn cast<U>(self) -> Ptr<U> {
+        Ptr::new(self.0)
+    }
+
     /// The address `count` values on.
     #[must_use]
     pub const fn add(self, count: usize) -> Self {
@@ -123,7 +128,8 @@ device_structs! {
         eps: f32,
     }
 
-    /// A block of positions in the cache, laid out as [`KvBlock`](crate::KvBlock) says.
+    /// A block of positions in the cache, laid out as [`KvBlock`](crate::KvBlock) says. Where entries are of 8 bits, `D` times the
+    /// stride must be a multiple of four: the device reads the scales behind the codes as whole floats.
     KvBlock {
         /// Keys.
         k: Ptr<u8>,

@@ -30,7 +30,11 @@ fn gemv_agrees() {
     for format in QUANTIZED {
         for (i, (rows, cols)) in RAGGED.into_iter().enumerate() {
             let mut rng = Rng((rows * 1009 + cols) as u64);
-            let sizes = [rows, rows.div_ceil(3), if i % 2 == 0 { 0 } else { 2 * rows }];
+            let sizes = [
+                rows,
+                rows.div_ceil(3),
+                if i % 2 == 0 { 0 } else { 2 * rows },
+            ];
             let x = rng.values(cols);
             let rounded = gpu.rounded(&x, cols);
             for (team, blocks, seed) in [(1, 1, 0), (2, 3, 1), (4, 2, 2)] {
@@ -121,9 +125,8 @@ fn gated_products_agree() {
         for (rows, cols) in [(1, 1), (16, 32), (31, 33), (33, 100), (100, 257), (80, 576)] {
             let mut rng = Rng((rows * 1013 + cols) as u64);
             let factor = 2.0 / cols as f32;
-            let mut values = || -> Vec<f32> {
-                rng.values(rows * cols).iter().map(|v| v * factor).collect()
-            };
+            let mut values =
+                || -> Vec<f32> { rng.values(rows * cols).iter().map(|v| v * factor).collect() };
             let (gate, up) = (
                 Packed::new(format, rows, cols, &values()),
                 Packed::new(format, rows, cols, &values()),
