@@ -307,12 +307,13 @@ mod tests {
             let here: Vec<_> = fields
                 .iter()
                 .map(|(name, kind)| {
-                    let kind = kind
-                        .replace("[f32; 2]", "Float2")
-                        .replace("Ptr<[u32; 2]>", match *name {
+                    let kind = kind.replace("[f32; 2]", "Float2").replace(
+                        "Ptr<[u32; 2]>",
+                        match *name {
                             "barrier" => "Ptr<GridBarrier>",
                             _ => "Ptr<Scale>",
-                        });
+                        },
+                    );
                     ((*name).to_owned(), kind)
                 })
                 .collect();

@@ -12,16 +12,18 @@
 //! skim_decode_…    a chain of steps, latent or with tokens, through all layers, in one launch
 //! ```
 //!
-//! [`Launch`] is a kernel with its grid and arguments. The tests run launches on an emulator of a GPU (`tests/gpu`) and compare with the
+//! [`Launch`] is a kernel with its grid and arguments, [`Device`] runs it. The tests run launches on an emulator of a GPU (`tests/gpu`) and compare with the
 //! scalar specification. What only ran there has not run on a device.
 
 mod abi;
+mod device;
 mod launch;
 
 pub use abi::{
     AttentionShape, DecodeBuffers, DecodeModel, KvBlock, KvLayer, KvSlot, LatentMap, LayerWeights,
     Matrix, Product, Products, Ptr,
 };
+pub use device::{Buffer, Device, DeviceError, compile, source};
 pub use launch::*;
 
 /// Rows of a tile of [`skim_gemm`] and [`skim_gemm_mma`]: the first size of their grids is the rows over this, rounded up.
