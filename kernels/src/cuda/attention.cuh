@@ -6,8 +6,6 @@
 #pragma once
 #include "rope.cuh"
 
-// Positions of a cache block: one bit of `visible` each.
-constexpr uint32_t MAX_KV_BLOCK = 64;
 constexpr uint32_t MAX_HEAD_DIM = 256;
 // The most warps of a block; any number up to that will do.
 constexpr uint32_t ATTENTION_WARPS = 8;

@@ -83,7 +83,8 @@ constexpr uint32_t PANEL_ROWS = 16;
 constexpr uint32_t SCALE_BYTES = 32;
 // Warps of the largest block of any kernel here.
 constexpr uint32_t MAX_WARPS = 16;
-constexpr float NEGATIVE_INFINITY = -__builtin_huge_valf();
+// A macro, because NVRTC has no constant of that value.
+#define NEGATIVE_INFINITY __uint_as_float(0xff800000u)
 
 // `Format` of the crate.
 enum : uint32_t { FORMAT_F32 = 0, FORMAT_F16 = 1, FORMAT_Q8 = 2, FORMAT_Q4 = 3 };
