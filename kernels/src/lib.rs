@@ -41,6 +41,8 @@
 mod activations;
 mod cores;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 mod format;
 mod kv;
