@@ -25,28 +25,33 @@ impl KvPool {
 }
 
 impl KvCache {
-    /// Writes all entries. Per layer: their number, positions, visibility, blocks. What a block holds beyond its entries is written as
-    /// zeros: it may be of another session.
-    pub(crate) fn write(&self, out: &mut impl Write) -> Result<io::Result<()>> {
+    /// Writes the entries of positions below `end`. Per layer: their number, positions, visibility, blocks. What a block holds beyond
+    /// them is written as zeros: it may be of another session, or a draft.
+    pub(crate) fn write(&self, end: u32, out: &mut impl Write) -> Result<io::Result<()>> {
         let pool = &self.pool;
         let zeros = memory::zeros(pool.kv_heads * pool.head_dim)?;
         let mut bytes = Vec::new();
         for layer in &self.layers {
+            let len = layer.count_below(end);
+            let blocks = len.div_ceil(BLOCK_POSITIONS);
+            let filled = |block: usize| (len - block * BLOCK_POSITIONS).min(BLOCK_POSITIONS);
             bytes.clear();
-            memory::reserve(&mut bytes, 8 + 4 * layer.len() + 8 * layer.visible.len())?;
-            bytes.extend((layer.len() as u64).to_le_bytes());
-            bytes.extend(layer.positions.iter().flat_map(|p| p.to_le_bytes()));
-            bytes.extend(layer.visible.iter().flat_map(|word| word.to_le_bytes()));
+            memory::reserve(&mut bytes, 8 + 4 * len + 8 * blocks)?;
+            bytes.extend((len as u64).to_le_bytes());
+            let positions = layer.positions[..len].iter();
+            bytes.extend(positions.flat_map(|p| p.to_le_bytes()));
+            for (i, word) in layer.visible[..blocks].iter().enumerate() {
+                bytes.extend((word & mask(0..filled(i))).to_le_bytes());
+            }
             if let Err(error) = out.write_all(&bytes) {
                 return Ok(Err(error));
             }
-            for (i, block) in layer.blocks.iter().enumerate() {
+            for (i, block) in layer.blocks[..blocks].iter().enumerate() {
                 bytes.clear();
                 memory::reserve(&mut bytes, block.kv.len())?;
                 bytes.extend_from_slice(&block.kv);
                 let (keys, values) = bytes.split_at_mut(pool.half());
-                let filled = (layer.len() - i * BLOCK_POSITIONS).min(BLOCK_POSITIONS);
-                for slot in filled..BLOCK_POSITIONS {
+                for slot in filled(i)..BLOCK_POSITIONS {
                     pool.format.write_entry(
                         slot,
                         BLOCK_POSITIONS,

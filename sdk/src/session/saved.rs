@@ -127,7 +127,9 @@ impl Session {
             crc: crc32fast::Hasher::new(),
         };
         out.write_all(&head).map_err(unwritable)?;
-        self.kv.write(&mut out)?.map_err(unwritable)?;
+        self.kv
+            .write(self.position as u32, &mut out)?
+            .map_err(unwritable)?;
         let crc = out.crc.finalize();
         out.out.write_all(&crc.to_le_bytes()).map_err(unwritable)?;
         out.out.flush().map_err(unwritable)

@@ -8,6 +8,7 @@ use super::thought::Earlier;
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::generate::{FinishReason, Piece, TextStream};
+use crate::memory;
 use crate::model::Model;
 use crate::reason::ask::Ask;
 use crate::reason::budget::{Account, Clock, Spent};
@@ -176,6 +177,9 @@ impl Run {
             },
         )?;
         sampler.observe(&ids);
+        // A chain of latent steps allocates nothing.
+        let mut steps = Vec::new();
+        memory::reserve(&mut steps, route.latent_steps.min(account.room))?;
         let usage = Usage {
             prompt_tokens: ids.len(),
             ..Usage::default()
@@ -220,7 +224,7 @@ impl Run {
             best: None,
             drafted: VecDeque::new(),
             from_best: false,
-            steps: Vec::new(),
+            steps,
             answered: Vec::new(),
             settled: false,
             ending: None,
