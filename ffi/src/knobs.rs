@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use skimstone::kernels::KvFormat;
 use skimstone::reason::{Ask, EngineOptions};
-use skimstone::{Model, ModelOptions, TokenId};
+use skimstone::{Model, ModelOptions, RouteDepth, TokenId};
 
 use crate::status::{Failure, Outcome};
 
@@ -15,6 +15,8 @@ pub(crate) struct Settings {
     pub(crate) model: ModelOptions,
     pub(crate) engine: EngineOptions,
     pub(crate) ask: Ask,
+    /// `None`: as the route says.
+    pub(crate) depth: Option<RouteDepth>,
 }
 
 /// When a knob takes effect.
@@ -138,6 +140,14 @@ const KNOBS: &[Knob] = &[
     },
     plain!("reuse_prefix", Session, Kind::Bool, "", "keep what consecutive prompts have in common instead of reading it again", Bool => engine.reuse_prefix: |value| value),
     optional!("route", Ask, Kind::Route, "", "how to reason; by default as the model says", Text => ask.route: str::to_owned),
+    Knob {
+        key: "depth", when: When::Ask, kind: Kind::Word(&["full", "exits", "drafts"]), unit: "", about: "how deep generated tokens run: all layers, or as the model's exits or drafts say; by default as the route says",
+        get: |settings| json!(settings.depth.map(RouteDepth::name)),
+        set: |settings, value| settings.depth = match value {
+            Some(Read::Text(name)) => RouteDepth::from_name(name),
+            _ => None,
+        },
+    },
     optional!("latent_steps", Ask, Kind::Integer(0, COUNT), "steps", "latent steps instead of the route's own", Integer => ask.latent_steps: count),
     optional!("budget_tokens", Ask, Kind::Integer(1, COUNT), "tokens", "most tokens of thinking and answer together", Integer => ask.budget.tokens: count),
     optional!("budget_ms", Ask, Kind::Integer(0, COUNT), "milliseconds", "time for the answer, from the question on", Integer => ask.budget.milliseconds: |value| value),
@@ -181,6 +191,14 @@ fn biases(list: &Value) -> Option<Vec<(TokenId, f32)>> {
 }
 
 impl Settings {
+    /// What is asked of `model`.
+    pub(crate) fn ask_of(&self, model: &Model) -> Outcome<Ask> {
+        let mut ask = self.ask.clone();
+        let depth = self.depth.map(|depth| model.reasoning().depth(depth));
+        ask.depth = depth.transpose()?;
+        Ok(ask)
+    }
+
     /// Sets `key`, which must take effect at one of `when`; `None` sets it back to its default.
     pub(crate) fn set(
         &mut self,

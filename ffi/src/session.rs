@@ -118,7 +118,8 @@ impl State {
             return Err(Failure::state("nothing was appended to answer"));
         }
         log::debug!("a question of {} tokens", ids.len());
-        Ok(self.engine.ask(&ids, &self.settings.ask)?)
+        let ask = self.settings.ask_of(self.engine.model())?;
+        Ok(self.engine.ask(&ids, &ask)?)
     }
 }
 

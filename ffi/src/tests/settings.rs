@@ -45,6 +45,12 @@ fn settings_are_checked_with_their_bounds_in_the_message() {
             "a JSON list of strings",
         ),
         Case(
+            c"depth",
+            c"deep",
+            SKIM_STATUS_INVALID_ARGUMENT,
+            "expected full, exits, drafts",
+        ),
+        Case(
             c"logit_bias",
             c"[[1]]",
             SKIM_STATUS_INVALID_ARGUMENT,
@@ -78,6 +84,7 @@ fn settings_are_checked_with_their_bounds_in_the_message() {
         (c"budget_tokens", c"120", "120"),
         (c"temperature", c"0.5", "0.5"),
         (c"route", c"skip", "\"skip\""),
+        (c"depth", c"drafts", "\"drafts\""),
         (c"stop", c"[\"a\",\"b\"]", "[\"a\",\"b\"]"),
         (c"logit_bias", c"[[3,null],[4,0.5]]", "[[3,null],[4,0.5]]"),
         (c"seed", c"18446744073709551615", "18446744073709551615"),
@@ -100,6 +107,12 @@ fn settings_are_checked_with_their_bounds_in_the_message() {
         route["values"].as_array().unwrap().contains(&json!("skip")),
         "{route}"
     );
+    // What the model must know for it is looked at when a question is asked.
+    append(session, QUESTION);
+    set(session, c"depth", c"exits").unwrap();
+    let (status, message) = act(|e| unsafe { skim_session_begin(session, e) }).unwrap_err();
+    assert_eq!(status, SKIM_STATUS_INVALID_ARGUMENT);
+    assert!(message.contains("has no `exits`"), "{message}");
     unsafe {
         skim_session_free(session);
         skim_model_free(model);
