@@ -231,7 +231,7 @@ mod tests {
             "5 0 1",
             "5 x * 3",
             "* 3",
-            "5 * 1 2 3 4 5 6 7 8 9 1 2 3 4 5 6 7 8 9",
+            "5 * 1 2 3 4 5 6 7 8 9 1 2 3 4 5 6 7 8 9 1",
         ] {
             let error = read(false, &good.replace("5 0 1 * 3 0 2", question)).unwrap_err();
             assert!(
