@@ -555,6 +555,24 @@ impl Session {
         Ok(())
     }
 
+    /// Runs `layers` over `rows` rows. Taps are left alone, and so are the entries of a pass that fails.
+    fn run_untapped(&mut self, layers: Range<usize>, rows: usize) -> Result<()> {
+        let Session {
+            model,
+            kv,
+            room,
+            scratch,
+            cancel,
+            ..
+        } = self;
+        let count = layers.len();
+        let mut cache = OneCache { kv, room, rows };
+        let forward = model.forward();
+        forward.run(layers, rows, scratch, &mut cache, cancel, &mut |_, _| {})?;
+        self.usage.layer_passes += rows * count;
+        Ok(())
+    }
+
     /// Takes over `rows` positions, and the state of the last one.
     fn finish(&mut self, rows: usize) -> Result<()> {
         let width = self.hidden.len();

@@ -14,8 +14,7 @@
 use super::{Fresh, Session, StepInput};
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::forward::OneCache;
-use crate::memory::Charge;
+use crate::memory::{self, Charge};
 use crate::model::Model;
 use crate::spec::DraftSpec;
 
@@ -47,10 +46,10 @@ impl Drafts {
         Ok(Drafts {
             _charge: model.ledger().charge(bytes as u64)?,
             ends: model.stop_ids(),
-            ids: vec![0; rows],
-            states: vec![0.0; rows * config.hidden_size],
-            normed: vec![0.0; rows * config.hidden_size],
-            logits: vec![0.0; rows * config.vocab_size],
+            ids: memory::zeros(rows)?,
+            states: memory::zeros(rows * config.hidden_size)?,
+            normed: memory::zeros(rows * config.hidden_size)?,
+            logits: memory::zeros(rows * config.vocab_size)?,
             rows: 0,
             taken: 0,
             spec,
@@ -148,33 +147,22 @@ impl Session {
         drafts.ids[0] = id;
         let guessed = self.guess(&mut drafts, rows);
         let verified = guessed.and_then(|rows| {
-            let Session {
-                model,
-                kv,
-                room,
-                scratch,
-                cancel,
-                usage,
-                ..
-            } = self;
-            let forward = model.forward();
-            for (row, slot) in scratch.positions[..rows].iter_mut().enumerate() {
+            for (row, slot) in self.scratch.positions[..rows].iter_mut().enumerate() {
                 *slot = (position + row) as u32;
             }
             let (states, normed) = (
                 &mut drafts.states[..rows * width],
                 &mut drafts.normed[..rows * width],
             );
-            scratch.hidden[..rows * width].copy_from_slice(states);
-            let mut cache = OneCache { kv, room, rows };
-            let above = drafts.spec.layers..layers;
-            forward.run(above, rows, scratch, &mut cache, cancel, &mut |_, _| {})?;
-            states.copy_from_slice(&scratch.hidden[..rows * width]);
+            self.scratch.hidden[..rows * width].copy_from_slice(states);
+            self.run_untapped(drafts.spec.layers..layers, rows)?;
+            states.copy_from_slice(&self.scratch.hidden[..rows * width]);
+            let forward = self.model.forward();
             forward.norm(states, normed)?;
-            forward.head(normed, scratch, &mut drafts.logits[..rows * vocab])?;
-            usage.layer_passes += rows * (layers - drafts.spec.layers);
-            usage.head_passes += rows;
-            usage.drafted += rows - 1;
+            let logits = &mut drafts.logits[..rows * vocab];
+            forward.head(normed, &mut self.scratch, logits)?;
+            self.usage.head_passes += rows;
+            self.usage.drafted += rows - 1;
             (drafts.rows, drafts.taken) = (rows, 0);
             Ok(())
         });
@@ -190,29 +178,18 @@ impl Session {
         } = drafts.spec;
         for row in 0..rows {
             self.load(StepInput::Token(drafts.ids[row]))?;
-            let Session {
-                model,
-                kv,
-                room,
-                scratch,
-                cancel,
-                usage,
-                ..
-            } = self;
-            let forward = model.forward();
-            scratch.positions[0] = (self.position + row) as u32;
-            let mut cache = OneCache { kv, room, rows: 1 };
-            forward.run(0..layers, 1, scratch, &mut cache, cancel, &mut |_, _| {})?;
-            usage.layer_passes += layers;
+            self.scratch.positions[0] = (self.position + row) as u32;
+            self.run_untapped(0..layers, 1)?;
             let state = &mut drafts.states[row * width..][..width];
-            state.copy_from_slice(&scratch.hidden[..width]);
+            state.copy_from_slice(&self.scratch.hidden[..width]);
             if row + 1 == rows || row > 0 && drafts.ends.contains(&drafts.ids[row]) {
                 return Ok(row + 1);
             }
             let (normed, logits) = (&mut drafts.normed[..width], &mut drafts.logits[..vocab]);
+            let forward = self.model.forward();
             forward.norm(state, normed)?;
-            forward.head(normed, scratch, logits)?;
-            usage.head_passes += 1;
+            forward.head(normed, &mut self.scratch, logits)?;
+            self.usage.head_passes += 1;
             let table = forward.cpu.table();
             let guess = table.argmax(logits);
             if confidence > 0.0 {
