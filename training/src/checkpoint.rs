@@ -58,40 +58,30 @@ pub fn save(
     curriculum: Option<&serde_json::Value>,
 ) -> Result<PathBuf> {
     let path = folder.join(format!("step-{}", position.step));
-    let partial = folder.join(format!(".step-{}.partial", position.step));
-    std::fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
-    let write = |name: &str, bytes: &[u8]| {
-        let file = partial.join(name);
-        std::fs::write(&file, bytes).map_err(Error::io(&file))
-    };
     let mut weights = Vec::new();
     for (name, variable) in student.variables() {
         let values: Vec<f32> = variable.flatten_all()?.to_vec1()?;
         weights.push((name.clone(), variable.dims().to_vec(), bytes_of(&values)));
     }
-    write("model.safetensors", &serialize(&weights, &path)?)?;
     let flat = |name: &str, values: &[f32]| (name.to_owned(), vec![values.len()], bytes_of(values));
     let moments = [
         flat("first", &optimizer.first),
         flat("second", &optimizer.second),
     ];
-    write("optimizer.safetensors", &serialize(&moments, &path)?)?;
-    write("config.json", student.config().to_json().as_bytes())?;
-    write(
-        "state.json",
-        &serde_json::to_vec_pretty(&position).expect("plain fields"),
-    )?;
+    let state = serde_json::to_vec_pretty(&position).expect("plain fields");
+    let mut files = vec![
+        ("model.safetensors", serialize(&weights, &path)?),
+        ("optimizer.safetensors", serialize(&moments, &path)?),
+        ("config.json", student.config().to_json().into_bytes()),
+        ("state.json", state),
+    ];
     if let Some(state) = curriculum {
         let json = serde_json::to_vec(state).expect("a value serialises");
-        write("curriculum.json", &json)?;
+        files.push(("curriculum.json", json));
     }
-    let copy = partial.join("tokenizer.json");
-    std::fs::copy(tokenizer, &copy).map_err(Error::io(tokenizer))?;
-    if path.exists() {
-        std::fs::remove_dir_all(&path).map_err(Error::io(&path))?;
-    }
-    std::fs::rename(&partial, &path).map_err(Error::io(&path))?;
-    Ok(path)
+    let tokenizer = std::fs::read(tokenizer).map_err(Error::io(tokenizer))?;
+    files.push(("tokenizer.json", tokenizer));
+    write_whole(path, &files)
 }
 
 /// Writes a checkpoint `step-0` of weights alone: name, shape, little-endian f32.
@@ -110,7 +100,13 @@ pub(crate) fn save_weights(
         ("config.json", config.to_json().into_bytes()),
         ("tokenizer.json", tokenizer.to_vec()),
     ];
-    let partial = folder.join(".step-0.partial");
+    write_whole(path, &files)
+}
+
+/// Writes a checkpoint's files under another name, which becomes `path` when all are there.
+fn write_whole(path: PathBuf, files: &[(&str, Vec<u8>)]) -> Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let partial = path.with_file_name(format!(".{name}.partial"));
     std::fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
     for (name, bytes) in files {
         let file = partial.join(name);
