@@ -141,7 +141,7 @@ const KNOBS: &[Knob] = &[
     plain!("reuse_prefix", Session, Kind::Bool, "", "keep what consecutive prompts have in common instead of reading it again", Bool => engine.reuse_prefix: |value| value),
     optional!("route", Ask, Kind::Route, "", "how to reason; by default as the model says", Text => ask.route: str::to_owned),
     Knob {
-        key: "depth", when: When::Ask, kind: Kind::Word(&["full", "exits", "drafts"]), unit: "", about: "how deep generated tokens run: all layers, or as the model's exits or drafts say; by default as the route says",
+        key: "depth", when: When::Ask, kind: Kind::Word(&["full", "exits", "drafts", "shortcut"]), unit: "", about: "how deep generated tokens and latent steps run: all layers, or as the model's exits, drafts or shortcut say; by default as the route says",
         get: |settings| json!(settings.depth.map(RouteDepth::name)),
         set: |settings, value| settings.depth = match value {
             Some(Read::Text(name)) => RouteDepth::from_name(name),

@@ -20,9 +20,11 @@ use crate::cancel::CancelHandle;
 use crate::config::ModelConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv_cache::{BLOCK_POSITIONS, KvCache};
-use crate::latent_map::{gelu, layer_norm};
 use crate::memory;
 use crate::rope::Rope;
+use crate::side::ShortcutWeights;
+use crate::side::latent_map::{gelu, layer_norm};
+use crate::side::shortcut::silu;
 use crate::weights::{LayerWeights, Weights};
 
 /// Working memory of one pass over up to `rows` positions.
@@ -134,6 +136,17 @@ pub(crate) trait KvRows {
     fn cache(&mut self, i: usize) -> (&mut KvCache, &mut [f32], Range<usize>);
 }
 
+/// What becomes of a layer whose router was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It runs.
+    Run,
+    /// Its adapter runs instead, and the layers after it are asked.
+    Bypass,
+    /// Its adapter runs instead, and the pass ends.
+    Halt,
+}
+
 /// All rows belong to one cache.
 pub(crate) struct OneCache<'a> {
     pub(crate) kv: &'a mut KvCache,
@@ -180,11 +193,82 @@ impl Forward<'_> {
         for layer in layers {
             cancel.check()?;
             let weights = self.weights.layer(layer);
+            let quantize = quantized(&[weights.q_proj, weights.k_proj, weights.v_proj]);
+            self.load_attention(&weights, rows, scratch, quantize)?;
             self.attention_block(layer, &weights, rows, scratch, caches)?;
             self.mlp_block(&weights, rows, scratch)?;
             tap(layer, &scratch.hidden[..rows * self.config.hidden_size]);
         }
         Ok(())
+    }
+
+    /// Runs the layers from `first` on over the first row of `scratch.hidden`, but for those that `decide` leaves out: it is told the number of a
+    /// layer and what its router says. Returns the layers that ran, and the layer in whose place the pass ended, if one did.
+    ///
+    /// # Errors
+    /// As [`Forward::run`], and [`ErrorKind::Argument`] if the bundle has no routers.
+    pub(crate) fn run_routed(
+        &self,
+        first: usize,
+        scratch: &mut Scratch,
+        caches: &mut dyn KvRows,
+        cancel: &CancelHandle,
+        decide: &mut dyn FnMut(usize, f32) -> Turn,
+    ) -> Result<(usize, Option<usize>)> {
+        self.angles(1, scratch);
+        let mut ran = 0;
+        for layer in first..self.config.num_hidden_layers {
+            cancel.check()?;
+            let weights = self.weights.layer(layer);
+            let shortcut = self.weights.shortcut(layer);
+            let side = shortcut.iter().flat_map(|w| [w.router_up, w.adapter_down]);
+            let products = [weights.q_proj, weights.k_proj, weights.v_proj];
+            let quantize = quantized(&products) || side.into_iter().any(|w| quantized(&[w]));
+            self.load_attention(&weights, 1, scratch, quantize)?;
+            if layer > 0 {
+                let shortcut = shortcut.ok_or_else(no_routers)?;
+                let turn = decide(layer, self.router(&shortcut, scratch)?);
+                if turn != Turn::Run {
+                    self.adapter(&shortcut, scratch)?;
+                }
+                match turn {
+                    Turn::Run => {}
+                    Turn::Bypass => continue,
+                    Turn::Halt => return Ok((ran, Some(layer))),
+                }
+            }
+            self.attention_block(layer, &weights, 1, scratch, caches)?;
+            self.mlp_block(&weights, 1, scratch)?;
+            ran += 1;
+        }
+        Ok((ran, None))
+    }
+
+    /// What a router says of the first row, whose norm is loaded.
+    fn router(&self, w: &ShortcutWeights<'_>, scratch: &mut Scratch) -> Result<f32> {
+        // Checked when the bundle was opened: R is at most F.
+        let inner = &mut scratch.up[..w.router_gate.len()];
+        self.cpu.linear(&w.router_up, &scratch.inputs, inner)?;
+        Ok(w.gate(inner))
+    }
+
+    /// Adds to the first row what an adapter makes of it; its norm is loaded.
+    fn adapter(&self, w: &ShortcutWeights<'_>, scratch: &mut Scratch) -> Result<()> {
+        let (cpu, e) = (self.cpu, self.config.hidden_size);
+        let Scratch {
+            hidden,
+            added,
+            up,
+            inputs,
+            gated,
+            ..
+        } = scratch;
+        // Checked when the bundle was opened: A is at most F.
+        let inner = &mut up[..w.adapter_down.weight.rows()];
+        cpu.linear(&w.adapter_down, inputs, inner)?;
+        silu(inner);
+        cpu.load(gated, inner, inner.len(), quantized(&[w.adapter_up]))?;
+        Ok(cpu.linear_add(&w.adapter_up, gated, &mut added[..e], &mut hidden[..e])?)
     }
 
     /// Appends to the caches what `layers` hold of states that do not run through them: keys and values of the first `rows` rows of
@@ -245,6 +329,21 @@ impl Forward<'_> {
         );
     }
 
+    /// Norms the residual stream for the first products of a layer.
+    fn load_attention(
+        &self,
+        w: &LayerWeights<'_>,
+        rows: usize,
+        scratch: &mut Scratch,
+        quantize: bool,
+    ) -> Result<()> {
+        let Scratch { hidden, inputs, .. } = scratch;
+        let hidden = &hidden[..rows * self.config.hidden_size];
+        let norm = self.rms_norm(w.input_layernorm);
+        Ok(self.cpu.load_norm(inputs, hidden, norm, quantize)?)
+    }
+
+    /// The rest of the first half of a layer, after [`Forward::load_attention`].
     fn attention_block(
         &self,
         layer: usize,
@@ -274,8 +373,6 @@ impl Forward<'_> {
         let (k, v) = (&mut k[..rows * kv_size], &mut v[..rows * kv_size]);
         let (cos, sin) = (&cos[..rows * d / 2], &sin[..rows * d / 2]);
 
-        let quantize = quantized(&[w.q_proj, w.k_proj, w.v_proj]);
-        cpu.load_norm(inputs, hidden, self.rms_norm(w.input_layernorm), quantize)?;
         cpu.linears(
             [&w.q_proj, &w.k_proj, &w.v_proj],
             inputs,
@@ -403,6 +500,11 @@ impl Forward<'_> {
         )?;
         Ok(self.cpu.linear(&head, &scratch.inputs, logits)?)
     }
+}
+
+fn no_routers() -> Error {
+    Error::new(ErrorKind::Argument, "this bundle has no routers")
+        .with_hint("take a student that was trained for shortcuts, or full depth")
 }
 
 /// Whether a product with one of them needs rounded activations.

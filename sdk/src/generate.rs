@@ -267,7 +267,7 @@ impl<'s> Generate<'s> {
         }
         let generated = self.stats.generated_tokens;
         match &self.depth {
-            Depth::Full => {
+            Depth::Full | Depth::Shortcut(_) => {
                 self.session.step(id)?;
             }
             Depth::Exits(exits) => {

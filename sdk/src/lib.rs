@@ -47,13 +47,13 @@ mod forward;
 mod generate;
 pub mod import;
 mod kv_cache;
-mod latent_map;
 pub mod memory;
 mod model;
 pub mod reason;
 mod rope;
 mod sampler;
 mod session;
+mod side;
 #[cfg(feature = "sleep")]
 pub mod sleep;
 mod spec;
@@ -75,15 +75,15 @@ pub use config::{GenerationConfig, ModelConfig, ModelType, RopeScaling, TensorSh
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{FinishReason, Generate, GenerateOptions, Piece, Stats};
 pub use kv_cache::{BLOCK_POSITIONS, PoolUsage};
-pub use latent_map::{LatentMapWeights, latent_map_tensors};
 pub use memory::MemoryEstimate;
 pub use model::{Model, ModelOptions};
 pub use sampler::{Sampled, Sampler, SamplerOptions};
-pub use session::{Session, SessionOptions, SessionUsage, Snapshot, StepInput};
+pub use session::{LatentStep, Session, SessionOptions, SessionUsage, Snapshot, StepInput};
+pub use side::{LatentMapWeights, ShortcutSize, ShortcutWeights, SideModules};
 pub use spec::{
     AutoSpec, Calibration, CalibrationPoint, Depth, DepthPolicy, DraftSpec, ExitCalibration,
     ExitDecay, ExitMeasure, ExitPoint, ExitSpec, GateKind, LatentMap, MissingKv, ReasoningSpec,
-    RouteDepth, RouteKind, RouteSpec,
+    RouteDepth, RouteKind, RouteSpec, ShortcutSpec,
 };
 pub use stop::StopStrings;
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -12,6 +12,7 @@ mod drafts;
 mod exits;
 mod options;
 mod saved;
+mod shortcut;
 mod snapshot;
 
 use std::ops::Range;
@@ -27,6 +28,7 @@ use crate::spec::LatentMap;
 
 pub use options::SessionOptions;
 pub(crate) use saved::{Reader, Saved};
+pub use shortcut::LatentStep;
 pub use snapshot::Snapshot;
 
 /// Prompt tokens per pass. Enough rows to read each weight once for many tokens, few enough that scratch stays small and a
@@ -98,6 +100,8 @@ pub struct Session {
     /// `[V]`
     logits: Vec<f32>,
     fresh: Fresh,
+    /// The layer at which the next latent step with shortcuts begins, with `hidden`; 0 if it begins as any other.
+    resume: usize,
     taps: Vec<Tap>,
     drafts: Option<Box<drafts::Drafts>>,
     usage: SessionUsage,
@@ -164,6 +168,7 @@ impl Session {
             previous: memory::zeros(config.hidden_size)?,
             logits: memory::zeros(config.vocab_size)?,
             fresh: Fresh::Nothing,
+            resume: 0,
             taps: Vec::new(),
             drafts: None,
             usage: SessionUsage::default(),
@@ -523,6 +528,7 @@ impl Session {
         for (i, slot) in self.scratch.positions[..rows].iter_mut().enumerate() {
             *slot = (self.position + i) as u32;
         }
+        self.resume = 0;
         self.kv.mark();
         self.taps.iter_mut().for_each(|tap| tap.filled = false);
     }
@@ -594,11 +600,13 @@ impl Session {
         self.normed.copy_from_slice(normed);
         self.logits.copy_from_slice(logits);
         self.fresh = Fresh::Logits;
+        self.resume = 0;
         self.taps.iter_mut().for_each(|tap| tap.filled = false);
     }
 
     fn forget_outputs(&mut self) {
         self.fresh = Fresh::Nothing;
+        self.resume = 0;
         self.taps.iter_mut().for_each(|tap| tap.filled = false);
     }
 

@@ -6,6 +6,7 @@
 
 mod auto;
 mod depth;
+mod shortcut;
 
 use std::collections::BTreeMap;
 
@@ -13,12 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{ModelConfig, TokenId};
 use crate::error::{Error, ErrorKind, Result};
+use crate::side::SideModules;
 
 pub use auto::{AutoSpec, Calibration, CalibrationPoint, GateKind};
 pub use depth::{
     Depth, DepthPolicy, DraftSpec, ExitCalibration, ExitDecay, ExitMeasure, ExitPoint, ExitSpec,
     MissingKv, RouteDepth,
 };
+pub use shortcut::ShortcutSpec;
 
 /// How the thinking of a route is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +137,9 @@ pub struct ReasoningSpec {
     /// How the first layers guess tokens that the others verify.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drafts: Option<DraftSpec>,
+    /// Which layers latent steps leave out, if the student was trained for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortcut: Option<ShortcutSpec>,
 }
 
 impl Default for ReasoningSpec {
@@ -150,6 +156,7 @@ impl Default for ReasoningSpec {
             auto: None,
             exits: None,
             drafts: None,
+            shortcut: None,
         }
     }
 }
@@ -214,12 +221,21 @@ impl ReasoningSpec {
             RouteDepth::Full => Some(Depth::Full),
             RouteDepth::Exits => self.exits.clone().map(Depth::Exits),
             RouteDepth::Drafts => self.drafts.map(Depth::Drafts),
+            RouteDepth::Shortcut => self.shortcut.map(Depth::Shortcut),
         };
         found.ok_or_else(|| {
             let message = format!("this model's specification has no `{}`", depth.name());
             Error::new(ErrorKind::Argument, message)
                 .with_hint("calibrate the bundle for it, or give layers and thresholds yourself")
         })
+    }
+
+    /// The side modules that the bundle must have.
+    pub fn side_modules(&self) -> SideModules {
+        SideModules {
+            latent_map_size: self.latent_map_size(),
+            shortcut: self.shortcut.map(|shortcut| shortcut.size),
+        }
     }
 
     /// Width of the hidden layer of the latent map that routes share, if one has a map with weights.
@@ -336,9 +352,11 @@ impl ReasoningSpec {
         let layers = config.num_hidden_layers;
         let exits = self.exits.as_ref().and_then(|exits| exits.fault(layers));
         let drafts = self.drafts.and_then(|drafts| drafts.fault(layers));
+        let shortcut = self.shortcut.and_then(|shortcut| shortcut.fault(config));
         for (section, fault) in [
             ("exits", exits),
             ("drafts", drafts),
+            ("shortcut", shortcut),
             ("auto", self.auto_fault()),
         ] {
             if let Some((place, message)) = fault {

@@ -10,8 +10,8 @@ use skimstone_kernels::{Format, Linear, Matrix};
 use crate::bundle::{TensorInfo, as_f32s};
 use crate::config::{ModelConfig, names};
 use crate::error::{Error, ErrorKind, Result};
-use crate::latent_map::{self, LatentMapWeights, latent_map_tensors};
 use crate::memory;
+use crate::side::{LatentMapWeights, ShortcutWeights, SideModules, latent_map, shortcut};
 
 const VALIDATED: &str = "format, shape and alignment were checked when the bundle was opened";
 
@@ -50,6 +50,8 @@ pub(crate) struct WeightTable {
     norm: VectorSlot,
     lm_head: Option<MatrixSlot>,
     latent_map: Option<LatentMapSlots>,
+    /// Of the layers that have a router, in order.
+    shortcut: Vec<ShortcutSlots>,
 }
 
 /// Where the tensors of a latent map stand in the file.
@@ -62,21 +64,29 @@ struct LatentMapSlots {
     norm: [VectorSlot; 2],
 }
 
+/// Where the router and the adapter of a layer stand in the file.
+#[derive(Debug)]
+struct ShortcutSlots {
+    /// Router up, adapter down, adapter up.
+    matrices: [MatrixSlot; 3],
+    biases: [Option<VectorSlot>; 3],
+    /// Weight, bias.
+    gate: [VectorSlot; 2],
+}
+
 impl WeightTable {
-    /// Finds and checks every tensor that `config` requires, and a latent map of `latent_map_size` where there is one.
+    /// Finds and checks every tensor that `config` and the side modules require.
     ///
     /// # Errors
     /// [`ErrorKind::MissingTensor`], [`ErrorKind::Shape`] (both shapes named) or [`ErrorKind::Dtype`].
     pub(crate) fn new<'a>(
         config: &ModelConfig,
-        latent_map_size: Option<usize>,
+        modules: SideModules,
         find: impl Fn(&str) -> Option<&'a TensorInfo>,
     ) -> Result<WeightTable> {
         // `tensors` is the one list of names and shapes: check all of it first, then pick by name.
-        let latent_map = latent_map_size
-            .map(|inner| latent_map_tensors(config.hidden_size, inner))
-            .unwrap_or_default();
-        for required in config.tensors().into_iter().chain(latent_map) {
+        let side = modules.tensors(config);
+        for required in config.tensors().into_iter().chain(side) {
             let name = &required.name;
             let info = find(name).ok_or_else(|| missing(name))?;
             check(&required.shape, info)
@@ -145,7 +155,7 @@ impl WeightTable {
             lm_head: (!config.tie_word_embeddings)
                 .then(|| matrix(names::LM_HEAD))
                 .transpose()?,
-            latent_map: match latent_map_size {
+            latent_map: match modules.latent_map_size {
                 None => None,
                 Some(_) => {
                     use latent_map::names::{DOWN_PROJ, NORM, UP_PROJ};
@@ -160,6 +170,30 @@ impl WeightTable {
                         ],
                     })
                 }
+            },
+            shortcut: match modules.shortcut {
+                None => Vec::new(),
+                Some(_) => shortcut::layers(config.num_hidden_layers)
+                    .map(|layer| {
+                        let matrix =
+                            |part: &str| matrix(&shortcut::name(layer, &format!("{part}.weight")));
+                        let vector = |part: &str| vector(&shortcut::name(layer, part));
+                        let bias = |part: &str| vector(&format!("{part}.bias")).map(Some);
+                        Ok(ShortcutSlots {
+                            matrices: [
+                                matrix("router.up_proj")?,
+                                matrix("adapter.down_proj")?,
+                                matrix("adapter.up_proj")?,
+                            ],
+                            biases: [
+                                bias("router.up_proj")?,
+                                bias("adapter.down_proj")?,
+                                bias("adapter.up_proj")?,
+                            ],
+                            gate: [vector("router.gate.weight")?, vector("router.gate.bias")?],
+                        })
+                    })
+                    .collect::<Result<_>>()?,
             },
         })
     }
@@ -264,6 +298,19 @@ impl<'a> Weights<'a> {
             down_proj: linear(1),
             norm: self.vector(&slots.norm[0]),
             norm_bias: self.vector(&slots.norm[1]),
+        })
+    }
+
+    /// The router and the adapter of layer `l`; the first layer has none, and no layer of a bundle without shortcuts.
+    pub fn shortcut(&self, l: usize) -> Option<ShortcutWeights<'a>> {
+        let slots = self.table.shortcut.get(l.checked_sub(1)?)?;
+        let linear = |i: usize| self.linear(&slots.matrices[i], &slots.biases[i]);
+        Some(ShortcutWeights {
+            router_up: linear(0),
+            router_gate: self.vector(&slots.gate[0]),
+            router_bias: self.vector(&slots.gate[1]),
+            adapter_down: linear(1),
+            adapter_up: linear(2),
         })
     }
 

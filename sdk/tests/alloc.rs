@@ -13,7 +13,7 @@ use skimstone::kernels::Format;
 use skimstone::reason::{Ask, Engine, EngineOptions, Event};
 use skimstone::{
     Batch, DraftSpec, ExitMeasure, ExitSpec, LatentMap, ModelOptions, ModelType, Sampler,
-    SamplerOptions, Session, SessionOptions, StepInput,
+    SamplerOptions, Session, SessionOptions, ShortcutSize, ShortcutSpec, StepInput,
 };
 use tiny::{Random, model_with};
 
@@ -180,4 +180,35 @@ fn a_latent_chain_allocates_nothing_and_runs_no_head() {
             engine.wait().unwrap();
         }
     }
+}
+
+/// Latent steps that leave layers out, halting and resuming.
+#[test]
+fn a_chain_with_shortcuts_allocates_nothing() {
+    let size = ShortcutSize {
+        router: 4,
+        adapter: 8,
+    };
+    let shortcut = ShortcutSpec::new(size, 0.5);
+    let config = tiny::config(ModelType::Qwen3);
+    let mut spec = tiny::reasoning();
+    spec.shortcut = Some(shortcut);
+    let mut values = tiny::weights(&config, 1);
+    values.extend(tiny::weights_of(&spec.side_modules().tensors(&config), 2));
+    let bundle = tiny::bundle(&config, &values, Format::Q4, spec, None);
+    let options = ModelOptions::default().with_threads(1);
+    let model = skimstone::Model::from_bundle(bundle, options).unwrap();
+    let mut session = Session::new(&model, SessionOptions::new()).unwrap();
+    session.feed(&Random::new(2).ids(20)).unwrap();
+    let (map, mut halted) = (LatentMap::default(), 0);
+    let count = allocations(|| {
+        for step in 0..32 {
+            let leaves_out = |layer: usize, gate: f32| (layer + step) % 3 == 0 || gate > 0.5;
+            let routed = session.step_routed(&map, &shortcut, step == 31, leaves_out);
+            halted += usize::from(routed.unwrap().halted.is_some());
+        }
+    });
+    assert_eq!(count, 0);
+    assert!((1..32).contains(&halted), "{halted}");
+    assert_eq!(session.usage().head_passes, 0);
 }

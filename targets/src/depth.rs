@@ -2,12 +2,13 @@
 
 use skimstone::{
     Depth, DraftSpec, Error, ErrorKind, ExitMeasure, ExitSpec, MissingKv, Model, RouteDepth,
+    ShortcutSpec,
 };
 
 /// How deep generated tokens run.
 #[derive(clap::Args)]
 pub(crate) struct DepthArgs {
-    /// How deep generated tokens run: full, exits or drafts [default: as the route says].
+    /// How deep tokens and latent steps run: full, exits, drafts or shortcut [default: as the route says].
     #[arg(long, value_name = "DEPTH", value_parser = depth)]
     depth: Option<RouteDepth>,
 
@@ -40,6 +41,10 @@ pub(crate) struct DepthArgs {
     /// Let the first layers guess so many tokens, which the others verify; the words stay the same.
     #[arg(long, value_name = "LAYERS,TOKENS", value_parser = draft)]
     draft: Option<DraftSpec>,
+
+    /// Leave a layer out of a latent step where its router says more than this, instead of the bundle's threshold; 1 never does.
+    #[arg(long, value_name = "VALUE", conflicts_with_all = ["draft", "exit_threshold", "exit_layers", "exit_measure", "missing_kv"])]
+    shortcut_threshold: Option<f32>,
 }
 
 impl DepthArgs {
@@ -50,6 +55,12 @@ impl DepthArgs {
             || !self.exit_layers.is_empty()
             || self.exit_measure.is_some()
             || self.missing_kv.is_some();
+        if let Some(threshold) = self.shortcut_threshold {
+            return match self.depth {
+                None | Some(RouteDepth::Shortcut) => self.shortcut(model, threshold).map(Some),
+                Some(depth) => Err(no_such_options(depth)),
+            };
+        }
         let asked = match (self.depth, by_hand, self.draft) {
             (None, false, None) => return Ok(None),
             (Some(RouteDepth::Exits) | None, true, _) => RouteDepth::Exits,
@@ -57,11 +68,7 @@ impl DepthArgs {
                 return Ok(Some(Depth::Drafts(draft)));
             }
             (Some(depth), false, None) => depth,
-            (Some(depth), ..) => {
-                let message = format!("depth `{}` has no such options", depth.name());
-                return Err(Error::new(ErrorKind::Argument, message)
-                    .with_hint("--exit-* belong to exits, --draft to drafts"));
-            }
+            (Some(depth), ..) => return Err(no_such_options(depth)),
         };
         if asked != RouteDepth::Exits || !by_hand {
             return spec.depth(asked).map(Some);
@@ -84,6 +91,24 @@ impl DepthArgs {
         }
         Ok(Some(Depth::Exits(exits)))
     }
+
+    /// The bundle's shortcuts at another threshold.
+    fn shortcut(&self, model: &Model, threshold: f32) -> Result<Depth, Error> {
+        let depth = model.reasoning().depth(RouteDepth::Shortcut)?;
+        Ok(match depth {
+            Depth::Shortcut(shortcut) => Depth::Shortcut(ShortcutSpec {
+                threshold,
+                ..shortcut
+            }),
+            other => other,
+        })
+    }
+}
+
+fn no_such_options(depth: RouteDepth) -> Error {
+    let message = format!("depth `{}` has no such options", depth.name());
+    Error::new(ErrorKind::Argument, message)
+        .with_hint("--exit-* belong to exits, --draft to drafts, --shortcut-threshold to shortcut")
 }
 
 /// After each layer but the last.

@@ -557,7 +557,7 @@ fn verify(size: &Size) {
     let variables = student.variables().iter();
     let weights: Vec<f32> = variables.flat_map(|(_, v)| read(v)).collect();
     let mut gradient = vec![0f32; weights.len()];
-    let mut pass = Pass::new(student.config(), None);
+    let mut pass = Pass::new(student.config(), student.side());
     let (loss, _) =
         supervised_gradient(&mut pass, &weights, &batch, &mut gradient).expect("a pass");
     let (loss, total) = (loss / batch.total_weight(), batch.total_weight());

@@ -184,6 +184,19 @@ pub struct TokenizedRow {
     pub latents: Range<usize>,
     /// The same question with its rationale in words, learned in the same step: what the student of an objective that compares the two is held to.
     pub teacher: Option<Arc<TokenizedRow>>,
+    /// For each latent token what it stands for, where an objective asks; else empty.
+    pub thoughts: Vec<Thought>,
+    /// Whether each latent token but the first reads what its teacher computed at the step before, instead of what the latent token before it did.
+    pub is_forced: bool,
+}
+
+/// What a latent token stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thought {
+    /// The last token of a group of steps, in the teacher's row.
+    pub step: usize,
+    /// Whether a step of the group uses the result of another one.
+    pub critical: bool,
 }
 
 impl TokenizedRow {

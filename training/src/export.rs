@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 use skimstone::kernels::Format;
 use skimstone::{
-    BundleSpec, BundleWriter, LatentMap, ReasoningSpec, RouteSpec, TensorDecl, latent_map_tensors,
+    BundleSpec, BundleWriter, LatentMap, ReasoningSpec, RouteDepth, RouteSpec, SideModules,
+    TensorDecl,
 };
 
 use crate::checkpoint;
@@ -46,7 +47,7 @@ pub fn export(
         None => Value::Null,
     };
     let mut spec = BundleSpec::new(student.config().clone());
-    spec.reasoning = reasoning(recipe, &encoder, student.latent_map_size())?;
+    spec.reasoning = reasoning(recipe, &encoder, student.side())?;
     spec.tokenizer_json = Some(std::fs::read(&tokenizer).map_err(Error::io(&tokenizer))?);
     spec.provenance = json!({
         "made_by": format!("skim-train {}", env!("CARGO_PKG_VERSION")),
@@ -64,13 +65,8 @@ pub fn export(
 /// [`Error::Runtime`] if the specification contradicts the weights or the file cannot be written.
 pub fn write_bundle(student: &Student, spec: BundleSpec, format: Format, out: &Path) -> Result<()> {
     let mut tensors = TensorDecl::for_model(student.config(), format);
-    if let Some(inner) = student.latent_map_size() {
-        let map = latent_map_tensors(student.config().hidden_size, inner);
-        tensors.extend(
-            map.into_iter()
-                .map(|tensor| TensorDecl::new(tensor, format)),
-        );
-    }
+    let side = student.side().tensors(student.config()).into_iter();
+    tensors.extend(side.map(|tensor| TensorDecl::new(tensor, format)));
     let mut writer = BundleWriter::create(out, spec, &tensors)?;
     for (name, variable) in student.variables() {
         let values: Vec<f32> = variable.flatten_all()?.to_vec1()?;
@@ -80,11 +76,14 @@ pub fn write_bundle(student: &Student, spec: BundleSpec, format: Format, out: &P
 }
 
 /// What the student was trained to do, with the token ids of its tokenizer.
-fn reasoning(
-    recipe: &Recipe,
-    encoder: &Encoder,
-    latent_map_size: Option<usize>,
-) -> Result<ReasoningSpec> {
+fn reasoning(recipe: &Recipe, encoder: &Encoder, side: SideModules) -> Result<ReasoningSpec> {
+    let shortcut = recipe
+        .shortcut
+        .filter(|shortcut| side.shortcut == Some(shortcut.size));
+    if shortcut.is_none() && side.shortcut.is_some() {
+        let message = "the student has routers, the recipe no `shortcut` of their size";
+        return Err(Error::Recipe(message.to_owned()));
+    }
     let trained: BTreeSet<&str> = recipe
         .data
         .iter()
@@ -103,7 +102,11 @@ fn reasoning(
                 open: open.to_vec(),
                 close: encoder.close(route.kind),
                 latent_steps: route.latents,
-                latent_map: match latent_map_size {
+                depth: match shortcut {
+                    Some(_) if route.latents > 0 => RouteDepth::Shortcut,
+                    _ => RouteDepth::Full,
+                },
+                latent_map: match side.latent_map_size {
                     Some(inner_size) if route.latents > 0 => LatentMap::Mlp { inner_size },
                     _ => LatentMap::default(),
                 },
@@ -127,6 +130,7 @@ fn reasoning(
         answer_reserve: recipe.export.answer_reserve,
         stop: vec![encoder.end()],
         chunk: Some(encoder.separator()),
+        shortcut,
         ..ReasoningSpec::default()
     })
 }

@@ -71,12 +71,19 @@ impl AdamW {
         self.weights.is_empty()
     }
 
-    /// One update from the summed gradient of targets that weigh `total_weight`; returns the norm before clipping.
+    /// One update from the summed gradient of targets that weigh `total_weight`; returns the norm before clipping. Variables before the parameter `first`
+    /// stay as they are.
     ///
     /// The student's variables stay as they are until [`AdamW::publish`].
-    pub fn step(&mut self, gradient: &[f32], total_weight: f64, learning_rate: f64) -> f64 {
+    pub fn step(
+        &mut self,
+        first: usize,
+        gradient: &[f32],
+        total_weight: f64,
+        learning_rate: f64,
+    ) -> f64 {
         let mean = 1.0 / total_weight.max(f64::MIN_POSITIVE);
-        let norm = sum_of_squares(gradient).sqrt() * mean;
+        let norm = sum_of_squares(&gradient[first..]).sqrt() * mean;
         let clip = self.knobs.clip_norm;
         let scale = if clip > 0.0 && norm > clip {
             mean * clip / norm
@@ -102,7 +109,7 @@ impl AdamW {
             second_correction: (1.0 / (1.0 - beta2.powf(steps))) as f32,
             decay: 1.0,
         };
-        for slot in &self.slots {
+        for slot in self.slots.iter().filter(|slot| slot.start >= first) {
             let range = slot.start..slot.start + slot.len;
             let decay = if slot.is_matrix {
                 1.0 - (learning_rate * weight_decay) as f32
@@ -176,7 +183,7 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use candle_nn::optim::{Optimizer as _, ParamsAdamW};
-    use skimstone::ModelConfig;
+    use skimstone::{ModelConfig, SideModules};
 
     use super::*;
     use crate::data::{Span, TokenizedRow};
@@ -216,7 +223,7 @@ mod tests {
         };
         let (ours, theirs) = (student(), student());
         let mut flat = AdamW::new(&ours, knobs).unwrap();
-        let mut pass = Pass::new(ours.config(), None);
+        let mut pass = Pass::new(ours.config(), SideModules::default());
         let variables = theirs
             .variables()
             .iter()
@@ -233,7 +240,7 @@ mod tests {
         for _ in 0..5 {
             let mut gradient = vec![0f32; flat.len()];
             supervised_gradient(&mut pass, &flat.weights, &batch(), &mut gradient).unwrap();
-            flat.step(&gradient, 11.0, 3e-3);
+            flat.step(0, &gradient, 11.0, 3e-3);
             let loss = (supervised(&theirs, &batch()).unwrap().sum / 11.0).unwrap();
             reference.backward_step(&loss).unwrap();
         }
@@ -254,7 +261,7 @@ mod tests {
         let mut flat = AdamW::new(&student, knobs).unwrap();
         let before = flat.weights.clone();
         let zeros = vec![0f32; flat.len()];
-        assert_eq!(flat.step(&zeros, 1.0, 0.1), 0.0);
+        assert_eq!(flat.step(0, &zeros, 1.0, 0.1), 0.0);
         for slot in flat.slots.clone() {
             let shrunk = if slot.is_matrix { 0.95 } else { 1.0 };
             let range = slot.start..slot.start + slot.len;
@@ -263,7 +270,7 @@ mod tests {
             }
         }
         let large = vec![1f32; flat.len()];
-        let norm = flat.step(&large, 1.0, 0.0);
+        let norm = flat.step(0, &large, 1.0, 0.0);
         assert!((norm - (flat.len() as f64).sqrt()).abs() < 1e-3);
         let second: f64 = flat.second.iter().map(|v| f64::from(*v)).sum();
         assert!(

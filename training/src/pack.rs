@@ -61,6 +61,11 @@ pub struct Batch {
     pub latents: Vec<Latents>,
     /// Stream indices of tokens whose hidden states an objective looks at, `[T]`.
     pub taps: Vec<u32>,
+    /// For each tap whether it is a latent token that stands for a critical step; empty if no row says so.
+    pub critical: Vec<bool>,
+    /// Latent tokens that read the state of another token than the one before, ascending, and that token, which lies before the row: their
+    /// gradients do not go there.
+    pub fed: Vec<(u32, u32)>,
 }
 
 /// A run of tokens whose input is not an embedding but what the token before computed.
@@ -70,6 +75,8 @@ pub struct Latents {
     pub start: usize,
     /// How many follow each other; at least 1.
     pub len: usize,
+    /// Whether all but the first read states that are there before ([`Batch::fed`]), so that they need not wait for each other.
+    pub is_forced: bool,
 }
 
 /// Tokens of a stream that can be computed together: all that they need was computed in earlier waves.
@@ -111,6 +118,10 @@ impl Batch {
 
     /// Adds one row by itself, after its teacher if it has one; then the token before the answer is tapped in both.
     pub fn push_row(&mut self, row: &TokenizedRow) {
+        if !row.thoughts.is_empty() {
+            self.push_thoughts(row);
+            return;
+        }
         if let Some(teacher) = &row.teacher {
             for row in [&**teacher, row] {
                 let start = self.tokens.len();
@@ -120,6 +131,39 @@ impl Batch {
             return;
         }
         self.push_tree(&[row]);
+    }
+
+    /// Adds a row whose latent tokens stand for steps of its teacher's rationale: for each of them that step's token is tapped, if there is a
+    /// teacher, and the latent token.
+    fn push_thoughts(&mut self, row: &TokenizedRow) {
+        let teacher = row.teacher.as_ref().map(|teacher| {
+            let start = self.tokens.len();
+            self.push_tree(&[teacher]);
+            start
+        });
+        let start = self.tokens.len() + row.latents.start;
+        for (index, thought) in row.thoughts.iter().enumerate() {
+            let latent = (start + index) as u32;
+            if let Some(teacher) = teacher {
+                let step = (teacher + thought.step) as u32;
+                self.taps.push(step);
+                self.critical.push(thought.critical);
+                if row.is_forced && index + 1 < row.thoughts.len() {
+                    self.fed.push((latent + 1, step));
+                }
+            }
+            self.taps.push(latent);
+            self.critical.push(thought.critical);
+        }
+        self.push_tree(&[row]);
+    }
+
+    /// The token whose state a latent token reads, and whether gradients stay away from it.
+    pub(crate) fn read_by(&self, latent: u32) -> (u32, bool) {
+        match self.fed.binary_search_by_key(&latent, |(at, _)| *at) {
+            Ok(found) => (self.fed[found].1, true),
+            Err(_) => (latent - 1, false),
+        }
     }
 
     /// Adds rows as a tree over their longest common prefix. Rows with latent tokens share none.
@@ -141,6 +185,7 @@ impl Batch {
                 self.latents.push(Latents {
                     start: branch + row.latents.start,
                     len: row.latents.len(),
+                    is_forced: row.is_forced,
                 });
             }
             let before = self.targets.len();
@@ -166,7 +211,8 @@ impl Batch {
     /// wave    0 0 1 2 3 3 | 0 1 1
     /// ```
     ///
-    /// Wave `k` holds the `k`-th latent token of every row, the last one of a row together with all that follows.
+    /// Wave `k` holds the `k`-th latent token of every row, the last one of a row together with all that follows; the second wave all of those that
+    /// are fed.
     pub fn waves(&self) -> Vec<Wave> {
         let mut waves = vec![Wave::default()];
         let mut runs = self.latents.iter().peekable();
@@ -176,8 +222,9 @@ impl Batch {
                 waves[0].segments.push(*segment);
                 continue;
             };
-            if waves.len() <= run.len {
-                waves.resize_with(run.len + 1, Wave::default);
+            let own = if run.is_forced { 1 } else { run.len };
+            if waves.len() <= own {
+                waves.resize_with(own + 1, Wave::default);
             }
             // What the row computed before is one run, as a row with latent tokens shares no prefix.
             let part = |from: usize, to: usize| Segment {
@@ -186,6 +233,12 @@ impl Batch {
                 prefix: (from > segment.start).then(|| (segment.start, from - segment.start)),
             };
             waves[0].segments.push(part(segment.start, run.start));
+            if run.is_forced {
+                waves[1].segments.push(part(run.start, end));
+                let latents = run.start as u32..(run.start + run.len) as u32;
+                waves[1].latents.extend(latents);
+                continue;
+            }
             for index in 0..run.len {
                 let at = run.start + index;
                 let is_last = index + 1 == run.len;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use skimstone::{ModelConfig, RouteKind};
+use skimstone::{ModelConfig, RouteKind, ShortcutSpec, SideModules};
 
 use crate::error::{Error, Result};
 use crate::tokenize;
@@ -33,6 +33,9 @@ pub struct Recipe {
     /// Width of the hidden layer of the latent map; left out: a latent step reads the hidden state itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latent_map_size: Option<usize>,
+    /// Routers and adapters of latent steps, and when the runtime is to listen to them; left out: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortcut: Option<ShortcutSpec>,
     /// How rows become batches.
     #[serde(default)]
     pub batch: BatchKnobs,
@@ -426,6 +429,14 @@ impl Recipe {
             toml::from_str(text).map_err(|error| Error::Recipe(error.to_string()))?;
         recipe.check()?;
         Ok(recipe)
+    }
+
+    /// The side modules of the student.
+    pub fn side_modules(&self) -> SideModules {
+        SideModules {
+            latent_map_size: self.latent_map_size,
+            shortcut: self.shortcut.map(|shortcut| shortcut.size),
+        }
     }
 
     /// The recipe as TOML, to be saved beside what it made.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use skimstone::{ModelConfig, RopeScaling, latent_map_tensors};
+use skimstone::{ModelConfig, RopeScaling, ShortcutSize, SideModules};
 
 use crate::error::{Error, Result};
 use crate::ops::attention::attention;
@@ -30,6 +30,7 @@ use crate::pack::{Batch, Segment};
 #[derive(Clone, Debug)]
 pub struct Student {
     config: ModelConfig,
+    side: SideModules,
     variables: Arc<Vec<(String, Var)>>,
     layers: Arc<Vec<Layer>>,
     embed_tokens: Tensor,
@@ -113,25 +114,28 @@ impl Student {
     /// # Errors
     /// [`Error::Runtime`] if the configuration contradicts itself.
     pub fn random(config: &ModelConfig, seed: u64, std: f64) -> Result<Student> {
-        Student::random_with(config, None, seed, std)
+        Student::random_with(config, SideModules::default(), seed, std)
     }
 
-    /// [`Student::random`] with a latent map whose hidden layer has `latent_map_size` values, if there is to be one.
+    /// [`Student::random`] with side modules. Adapters add nothing at first, and routers rarely ask for them.
     ///
     /// # Errors
     /// As [`Student::random`].
     pub fn random_with(
         config: &ModelConfig,
-        latent_map_size: Option<usize>,
+        side: SideModules,
         seed: u64,
         std: f64,
     ) -> Result<Student> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let residual = std / (2.0 * config.num_hidden_layers as f64).sqrt();
-        Student::build(config, latent_map_size, |name, shape| {
+        Student::build(config, side, |name, shape| {
             let len = shape.iter().product();
             let is_residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
             Ok(match shape.len() {
+                _ if name.ends_with("adapter.up_proj.weight") => vec![0.0; len],
+                _ if name.ends_with("router.gate.bias") => vec![ROUTER_BIAS; len],
+                _ if name.ends_with("router.gate.weight") => normal(&mut rng, len, std),
                 2 => normal(&mut rng, len, if is_residual { residual } else { std }),
                 _ if name.ends_with("norm.weight") => vec![1.0; len],
                 _ => vec![0.0; len],
@@ -139,7 +143,7 @@ impl Student {
         })
     }
 
-    /// A student whose weights come from `tensors`, named and shaped as [`ModelConfig::tensors`] says, with a latent map if there is one among them.
+    /// A student whose weights come from `tensors`, named and shaped as [`ModelConfig::tensors`] says, with the side modules that are among them.
     ///
     /// # Errors
     /// [`Error::Recipe`] for a missing tensor or one of another shape.
@@ -147,9 +151,8 @@ impl Student {
         config: &ModelConfig,
         tensors: &HashMap<String, Tensor>,
     ) -> Result<Student> {
-        let map = tensors.get("latent_map.up_proj.bias");
-        let latent_map_size = map.map(|bias| bias.elem_count());
-        Student::build(config, latent_map_size, |name, shape| {
+        let found = |name: &str| tensors.get(name).map(Tensor::elem_count);
+        Student::build(config, side_modules(found), |name, shape| {
             let tensor = tensors
                 .get(name)
                 .ok_or_else(|| Error::Recipe(format!("weights have no tensor `{name}`")))?;
@@ -163,17 +166,33 @@ impl Student {
         })
     }
 
+    /// The same student with side modules that it does not have yet, as in [`Student::random_with`].
+    ///
+    /// # Errors
+    /// If a variable cannot be read.
+    pub fn with_side(&self, side: SideModules, seed: u64, std: f64) -> Result<Student> {
+        let fresh = Student::random_with(&self.config, side, seed, std)?;
+        let own: HashMap<&str, &Var> = self
+            .variables
+            .iter()
+            .map(|(name, var)| (name.as_str(), var))
+            .collect();
+        for (name, variable) in fresh.variables() {
+            if let Some(own) = own.get(name.as_str()) {
+                variable.set(own.as_tensor())?;
+            }
+        }
+        Ok(fresh)
+    }
+
     fn build(
         config: &ModelConfig,
-        latent_map_size: Option<usize>,
+        side: SideModules,
         mut values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
     ) -> Result<Student> {
         config.validate()?;
         let mut variables = Vec::new();
-        let side = latent_map_size
-            .map(|inner| latent_map_tensors(config.hidden_size, inner))
-            .unwrap_or_default();
-        for tensor in config.tensors().into_iter().chain(side) {
+        for tensor in config.tensors().into_iter().chain(side.tensors(config)) {
             let data = values(&tensor.name, &tensor.shape)?;
             let data = Tensor::from_vec(data, tensor.shape.as_slice(), &Device::Cpu)?;
             variables.push((tensor.name, Var::from_tensor(&data)?));
@@ -226,7 +245,7 @@ impl Student {
             get("lm_head.weight")?
         };
         let norm = get("model.norm.weight")?;
-        let latent_map = match latent_map_size {
+        let latent_map = match side.latent_map_size {
             None => None,
             Some(_) => Some(LatentMap {
                 up_proj: projection_of("latent_map.up_proj")?,
@@ -250,6 +269,7 @@ impl Student {
             eps: f64::from(config.rms_norm_eps),
             variables: Arc::new(variables),
             config: config.clone(),
+            side,
         })
     }
 
@@ -264,18 +284,24 @@ impl Student {
         counts.sum()
     }
 
-    /// Width of the hidden layer of the latent map, if there is one.
-    pub fn latent_map_size(&self) -> Option<usize> {
-        let map = self.latent_map.as_ref()?;
-        Some(map.up_proj.weight.dims()[0])
+    /// The place of the first value of routers and adapters among all parameters; the number of parameters if there are none.
+    pub(crate) fn shortcut_start(&self) -> usize {
+        let others = self.variables.iter();
+        let others = others.take_while(|(name, _)| !name.starts_with("shortcut."));
+        others.map(|(_, variable)| variable.elem_count()).sum()
     }
 
-    /// Every variable under its Hugging Face name, in the order of [`ModelConfig::tensors`], then those of the latent map.
+    /// Its side modules.
+    pub fn side(&self) -> SideModules {
+        self.side
+    }
+
+    /// Every variable under its Hugging Face name, in the order of [`ModelConfig::tensors`], then those of the side modules.
     pub fn variables(&self) -> &[(String, Var)] {
         &self.variables
     }
 
-    /// Logits `[M, V]` of the batch's sources. Each latent token costs a pass over the whole stream: this is the slow twin.
+    /// Logits `[M, V]` of the batch's sources, routers and adapters aside. Each latent token costs a pass over the whole stream: this is the slow twin.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         let segments = batch.shared_segments();
         let mut x = self.embed(&batch.tokens)?;
@@ -345,6 +371,21 @@ impl Student {
             x = (x + layer.down_proj.apply(&activated)?)?;
         }
         Ok(rms_norm(&x, &self.norm, self.eps)?)
+    }
+}
+
+/// Where routers begin: a layer is left out with a weight of 0.12.
+const ROUTER_BIAS: f32 = -2.0;
+
+/// Which side modules there are, from the sizes of tensors by name.
+pub(crate) fn side_modules(size_of: impl Fn(&str) -> Option<usize>) -> SideModules {
+    let router = size_of("shortcut.layers.1.router.up_proj.bias");
+    let adapter = size_of("shortcut.layers.1.adapter.down_proj.bias");
+    SideModules {
+        latent_map_size: size_of("latent_map.up_proj.bias"),
+        shortcut: router
+            .zip(adapter)
+            .map(|(router, adapter)| ShortcutSize { router, adapter }),
     }
 }
 

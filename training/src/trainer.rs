@@ -14,7 +14,6 @@ use crate::checkpoint::{self, Position};
 use crate::curriculum::Curriculum;
 use crate::data::{Dataset, Encoder, TokenizedRow};
 use crate::error::{Error, Result};
-use crate::flops;
 use crate::loss::{Moment, Objective};
 use crate::ops::simd::multiversion;
 use crate::optimizer::AdamW;
@@ -98,12 +97,9 @@ impl Trainer {
                 }
                 student
             }
-            None => Student::random_with(
-                &config,
-                recipe.latent_map_size,
-                recipe.seed,
-                recipe.init.std,
-            )?,
+            None => {
+                Student::random_with(&config, recipe.side_modules(), recipe.seed, recipe.init.std)?
+            }
         };
         let context = config.max_position_embeddings;
         let rows = Dataset::load(&recipe.data, &encoder, context)?.rows;
@@ -144,7 +140,7 @@ impl Trainer {
         };
         let optimizer = AdamW::new(&student, recipe.optimizer)?;
         let worker = || Worker {
-            pass: Pass::new(student.config(), student.latent_map_size()),
+            pass: Pass::new(student.config(), student.side()),
             gradient: vec![0f32; optimizer.len()],
         };
         let workers = asked.min(recipe.batch.micro_batches);
@@ -448,9 +444,13 @@ impl Trainer {
         for other in others {
             add(&mut total.gradient, &other.gradient);
         }
+        let first = match self.objective.trains_shortcuts_only() {
+            true => self.student.shortcut_start(),
+            false => 0,
+        };
         let norm = self
             .optimizer
-            .step(&total.gradient, sums.weight, learning_rate);
+            .step(first, &total.gradient, sums.weight, learning_rate);
         Ok((sums, norm))
     }
 
@@ -499,7 +499,7 @@ fn micro_batch(
             .flatten()
             .map(|index| rows[*index].total_len())
             .sum(),
-        flops: flops::training(config, &batch),
+        flops: objective.flops(config, &batch),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use skimstone::{Bundle, latent_map_tensors};
+use skimstone::Bundle;
 
 use crate::checkpoint;
 use crate::error::{Error, Result};
@@ -22,11 +22,8 @@ pub fn unpack(bundle: &Path, folder: &Path) -> Result<PathBuf> {
         .tokenizer_json()
         .ok_or_else(|| fail("has no tokenizer; what it reads cannot be taught".to_owned()))?;
     let config = opened.config();
-    let mut tensors = config.tensors();
-    let mut found = opened.tensors();
-    if let Some(bias) = found.find(|tensor| tensor.name() == "latent_map.up_proj.bias") {
-        tensors.extend(latent_map_tensors(config.hidden_size, bias.shape()[0]));
-    }
+    let side = opened.reasoning().side_modules();
+    let tensors = config.tensors().into_iter().chain(side.tensors(config));
     let mut weights = Vec::new();
     for tensor in tensors {
         let missing = || fail(format!("has no tensor `{}`", tensor.name));

@@ -26,7 +26,7 @@ rows = { train = 60, validation = 6, test = 12, seed = 1 }
 [model]
 hidden_size = 16
 intermediate_size = 32
-num_hidden_layers = 1
+num_hidden_layers = 2
 num_attention_heads = 1
 num_key_value_heads = 1
 head_dim = 16
@@ -66,6 +66,9 @@ method = { name = "codi", latents = 3 }
 [[method]]
 controls = ["no-cot"]
 method = { name = "early-exits", weights = "rotating", layer_dropout = 0.2 }
+[[method]]
+controls = ["codi"]
+method = { name = "s1.5-r", latents = 4, second = 0.5, router_size = 4, adapter_size = 4 }
 "#;
 
 fn start(file: &Path, out: &Path) -> Child {

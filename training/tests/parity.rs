@@ -2,11 +2,13 @@
 
 use skimstone::kernels::Format;
 use skimstone::{
-    BundleSpec, LatentMap, Model, ModelConfig, ModelOptions, RouteSpec, Session, SessionOptions,
+    BundleSpec, DepthPolicy, LatentMap, Model, ModelConfig, ModelOptions, RouteSpec, Session,
+    SessionOptions, ShortcutSize, ShortcutSpec, SideModules,
 };
-use skimstone_training::data::{Span, TokenizedRow};
+use skimstone_training::data::{Span, Thought, TokenizedRow};
 use skimstone_training::export::write_bundle;
 use skimstone_training::pack::Batch;
+use skimstone_training::pass::{Depth, Pass};
 use skimstone_training::student::Student;
 
 /// The families with what sets them apart: biases, QK-norm, tied and untied heads, stretched frequencies, head_dim ≠ E/H.
@@ -41,8 +43,8 @@ const CONFIGS: [(&str, &str); 4] = [
 ];
 
 /// Biases and norms start at zero and one; a test that left them there would not see them missing.
-fn disturbed(config: &ModelConfig, latent_map_size: Option<usize>) -> Student {
-    let student = Student::random_with(config, latent_map_size, 7, 0.15).unwrap();
+fn disturbed(config: &ModelConfig, side: SideModules) -> Student {
+    let student = Student::random_with(config, side, 7, 0.15).unwrap();
     for (index, (_, variable)) in student.variables().iter().enumerate() {
         if variable.rank() == 1 {
             let wave: Vec<f32> = (0..variable.elem_count())
@@ -63,7 +65,7 @@ fn logits_agree_with_the_runtime() {
     let folder = tempfile::tempdir().unwrap();
     for (name, json) in CONFIGS {
         let config = ModelConfig::from_json(json).unwrap();
-        let student = disturbed(&config, None);
+        let student = disturbed(&config, SideModules::default());
         let tokens: Vec<u32> = (0..90u32).map(|i| (i * i * 7 + i * 3) % 61).collect();
         let row = TokenizedRow {
             group: 0,
@@ -108,7 +110,11 @@ fn latent_steps_agree_with_the_runtime() {
     let maps = [None, Some(24)];
     for ((name, json), latent_map_size) in CONFIGS.into_iter().flat_map(|c| maps.map(|m| (c, m))) {
         let config = ModelConfig::from_json(json).unwrap();
-        let student = disturbed(&config, latent_map_size);
+        let side = SideModules {
+            latent_map_size,
+            ..SideModules::default()
+        };
+        let student = disturbed(&config, side);
         let tokens: Vec<u32> = (0..40u32).map(|i| (i * i * 7 + i * 3) % 61).collect();
         let latents = 12..17;
         let row = TokenizedRow {
@@ -157,5 +163,99 @@ fn latent_steps_agree_with_the_runtime() {
             .fold(0f32, |most, x| most.max(x.abs()));
         assert!(largest > 0.5, "{name}: logits of at most {largest}");
         assert!(worst < 1e-4, "{name}: logits differ by {worst}");
+    }
+}
+
+/// Routers that are sure: what training mixes is then what the runtime chooses. The states of latent tokens that nothing was left out before.
+#[test]
+fn sure_routers_agree_with_the_runtime() {
+    let folder = tempfile::tempdir().unwrap();
+    let size = ShortcutSize {
+        router: 6,
+        adapter: 9,
+    };
+    let side = SideModules {
+        shortcut: Some(size),
+        ..SideModules::default()
+    };
+    for (name, json) in CONFIGS {
+        let config = ModelConfig::from_json(json).unwrap();
+        let layers = config.num_hidden_layers;
+        // No layer left out, in three steps; each layer left out, in one.
+        let cases = std::iter::once((0, 3)).chain((1..layers).map(|layer| (layer, 1)));
+        for (left_out, latents) in cases {
+            let student = disturbed(&config, side);
+            for (name, variable) in student.variables() {
+                if name.ends_with("router.gate.bias") {
+                    let is_sure = name.contains(&format!("layers.{left_out}."));
+                    let bias = [if is_sure { 60.0f32 } else { -60.0 }];
+                    let bias = candle_core::Tensor::from_slice(&bias, 1, variable.device());
+                    variable.set(&bias.unwrap()).unwrap();
+                }
+                if name.ends_with("adapter.up_proj.weight") {
+                    let noise = variable.as_tensor().randn_like(0.0, 0.3).unwrap();
+                    variable.set(&noise).unwrap();
+                }
+            }
+            let tokens: Vec<u32> = (0..20u32).map(|i| (i * i * 7 + i * 3) % 61).collect();
+            let thought = Thought {
+                step: 0,
+                critical: false,
+            };
+            let mut batch = Batch::default();
+            batch.push_row(&TokenizedRow {
+                tokens: tokens.clone(),
+                answer: 18,
+                spans: vec![Span {
+                    range: 18..20,
+                    weight: 1.0,
+                }],
+                latents: 10..10 + latents,
+                thoughts: vec![thought; latents],
+                ..TokenizedRow::default()
+            });
+            let read = |variable: &candle_core::Var| -> Vec<f32> {
+                variable.flatten_all().unwrap().to_vec1().unwrap()
+            };
+            let variables = student.variables().iter();
+            let weights: Vec<f32> = variables.flat_map(|(_, v)| read(v)).collect();
+            let mut pass = Pass::new(&config, side);
+            let mut gradient = vec![0f32; weights.len()];
+            let depth = Depth {
+                routed: true,
+                ..Depth::default()
+            };
+            let mut ours = Vec::new();
+            pass.run_with(&weights, &batch, depth, &mut gradient, |_, _, taps| {
+                ours.clone_from(&taps.written);
+                Ok(())
+            })
+            .unwrap();
+
+            let path = folder.path().join("student.skim");
+            let mut shortcut = ShortcutSpec::new(size, 0.5);
+            (shortcut.policy, shortcut.resume) = (DepthPolicy::Bypass, false);
+            let mut spec = BundleSpec::new(config.clone());
+            spec.reasoning.shortcut = Some(shortcut);
+            write_bundle(&student, spec, Format::F32, &path).unwrap();
+            let model = Model::open(&path, ModelOptions::new().with_threads(1)).unwrap();
+            let mut session = Session::new(&model, SessionOptions::new()).unwrap();
+            session.feed(&tokens[..10]).unwrap();
+            let mut theirs = Vec::new();
+            for _ in 0..latents {
+                let step = session
+                    .step_shortcut(&LatentMap::default(), &shortcut, false)
+                    .unwrap();
+                assert_eq!(step.layers, layers - usize::from(left_out > 0));
+                theirs.extend_from_slice(session.hidden().unwrap());
+            }
+            assert_eq!(ours.len(), theirs.len());
+            let pairs = ours.iter().zip(&theirs);
+            let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(
+                worst < 1e-4,
+                "{name}: states differ by {worst} without layer {left_out}"
+            );
+        }
     }
 }

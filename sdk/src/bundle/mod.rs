@@ -235,7 +235,7 @@ impl Bundle {
             .enumerate()
             .map(|(index, info)| (info.name.clone(), index))
             .collect();
-        let weights = WeightTable::new(&config, reasoning.latent_map_size(), |name| {
+        let weights = WeightTable::new(&config, reasoning.side_modules(), |name| {
             by_name.get(name).map(|&index| &tensors[index])
         })?;
         memory::check_refusal()?;

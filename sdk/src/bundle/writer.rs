@@ -17,7 +17,7 @@ use super::header::{Dtype, LENGTH_BYTES, METADATA};
 use super::pending::PendingFile;
 use crate::config::{GenerationConfig, ModelConfig, TensorShape};
 use crate::error::{Error, ErrorKind, Result};
-use crate::latent_map::latent_map_tensors;
+use crate::side::SideModules;
 use crate::spec::ReasoningSpec;
 use crate::tokenizer;
 
@@ -468,7 +468,7 @@ fn pack(
 fn lay_out(spec: &BundleSpec, tensors: &[TensorDecl]) -> Result<(Option<Vec<u8>>, Vec<Slot>)> {
     spec.config.validate()?;
     spec.reasoning.validate(&spec.config)?;
-    check_declared(&spec.config, spec.reasoning.latent_map_size(), tensors)?;
+    check_declared(&spec.config, spec.reasoning.side_modules(), tensors)?;
 
     let mut slots: Vec<Slot> = Vec::new();
     let mut end = 0usize;
@@ -552,7 +552,7 @@ fn lay_out(spec: &BundleSpec, tensors: &[TensorDecl]) -> Result<(Option<Vec<u8>>
 /// Every required tensor is declared with its shape, and no name twice or one of ours.
 fn check_declared(
     config: &ModelConfig,
-    latent_map_size: Option<usize>,
+    modules: SideModules,
     tensors: &[TensorDecl],
 ) -> Result<()> {
     let mut by_name = HashMap::new();
@@ -574,10 +574,8 @@ fn check_declared(
             ));
         }
     }
-    let latent_map = latent_map_size
-        .map(|inner| latent_map_tensors(config.hidden_size, inner))
-        .unwrap_or_default();
-    for required in config.tensors().into_iter().chain(latent_map) {
+    let side = modules.tensors(config);
+    for required in config.tensors().into_iter().chain(side) {
         let name = &required.name;
         let decl = by_name.get(name.as_str()).ok_or_else(|| {
             Error::new(

@@ -170,7 +170,7 @@ impl Engine {
         }
         self.session.set_drafts(match run.depth {
             Depth::Drafts(drafts) => Some(drafts),
-            Depth::Full | Depth::Exits(_) => None,
+            Depth::Full | Depth::Exits(_) | Depth::Shortcut(_) => None,
         })?;
         run.before = self.usage();
         run.read = run.before;
@@ -401,7 +401,15 @@ impl Engine {
             StepKind::Latent => {
                 let began = run.clock.now();
                 self.feed_pending(run)?;
-                self.session.step_hidden(&run.route.latent_map)?;
+                let map = &run.route.latent_map;
+                match &run.depth {
+                    Depth::Shortcut(shortcut) => {
+                        let steps = run.answer.usage.latent_steps + 1;
+                        let is_last = steps >= run.route.latent_steps;
+                        self.session.step_shortcut(map, shortcut, is_last)?;
+                    }
+                    _ => self.session.step_hidden(map)?,
+                }
                 self.note_kv(run);
                 self.pace.observe(run.clock.since(began), 1);
                 run.take_latent(&mut self.queue);
@@ -506,7 +514,7 @@ impl Engine {
             return Ok(());
         };
         match &run.depth {
-            Depth::Full => return self.feed_pending(run),
+            Depth::Full | Depth::Shortcut(_) => return self.feed_pending(run),
             Depth::Exits(exits) => {
                 if !before.is_empty() {
                     self.session.feed(before)?;

@@ -132,6 +132,7 @@ impl Session {
         self.position += 1;
         self.usage.tokens += 1;
         self.fresh = Fresh::Logits;
+        self.resume = 0;
         self.taps.iter_mut().for_each(|tap| tap.filled = false);
     }
 

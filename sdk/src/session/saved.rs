@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! "skimsess"  version  fingerprint of the bundle  layout of keys and values  layers
-//! prompt: count, tokens          note: count, bytes          position  which outputs are fresh  hidden state, normed, logits
+//! prompt: count, tokens          note: count, bytes          position  which outputs are fresh  where a latent step resumes  hidden state, normed, logits
 //! per layer: entries, positions, visibility, blocks          crc32 of everything before
 //! ```
 //!
@@ -18,7 +18,7 @@ use crate::kv_cache::KvSnapshot;
 use crate::memory;
 
 const MAGIC: &[u8; 8] = b"skimsess";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const CRC_BYTES: usize = 4;
 
 /// A session that was saved, checked.
@@ -120,6 +120,7 @@ impl Session {
         head.extend(note);
         head.extend((self.position as u64).to_le_bytes());
         head.extend((self.fresh as u32).to_le_bytes());
+        head.extend((self.resume as u32).to_le_bytes());
         head.extend(outputs.into_iter().flatten().flat_map(|x| x.to_le_bytes()));
 
         let mut out = Summed {
@@ -224,9 +225,14 @@ impl Session {
                 ));
             }
         };
+        let layers = model.config().num_hidden_layers;
+        let resume = reader.number(u32::from_le_bytes)? as usize;
+        if resume >= layers || resume > 0 && fresh == Fresh::Nothing {
+            let message = format!("a latent step that resumes at layer {resume} of {layers}");
+            return Err(Error::new(ErrorKind::Format, message));
+        }
         let [hidden, normed, logits] = [&self.hidden, &self.normed, &self.logits]
             .map(|own| reader.array(own.len(), f32::from_le_bytes));
-        let layers = model.config().num_hidden_layers;
         let snapshot = Snapshot {
             kv: KvSnapshot::read(&mut reader, model.pool(), layers, position)?,
             model: model.clone(),
@@ -235,6 +241,7 @@ impl Session {
             normed: normed?,
             logits: logits?,
             fresh,
+            resume,
         };
         if !reader.0.is_empty() {
             let message = format!("{} bytes follow its end", reader.0.len());

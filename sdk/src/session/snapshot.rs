@@ -16,6 +16,7 @@ pub struct Snapshot {
     pub(super) normed: Vec<f32>,
     pub(super) logits: Vec<f32>,
     pub(super) fresh: Fresh,
+    pub(super) resume: usize,
 }
 
 impl Session {
@@ -32,6 +33,7 @@ impl Session {
         fork.normed.copy_from_slice(&self.normed);
         fork.logits.copy_from_slice(&self.logits);
         fork.fresh = self.fresh;
+        fork.resume = self.resume;
         Ok(fork)
     }
 
@@ -54,6 +56,7 @@ impl Session {
             self.logits.copy_from_slice(&other.logits);
         }
         self.fresh = other.fresh;
+        self.resume = other.resume;
         self.taps.iter_mut().for_each(|tap| tap.filled = false);
         Ok(())
     }
@@ -79,6 +82,7 @@ impl Session {
             normed: memory::copy(&self.normed)?,
             logits: memory::copy(&self.logits)?,
             fresh: self.fresh,
+            resume: self.resume,
         })
     }
 
@@ -104,6 +108,7 @@ impl Session {
         self.normed.copy_from_slice(&snapshot.normed);
         self.logits.copy_from_slice(&snapshot.logits);
         self.fresh = snapshot.fresh;
+        self.resume = snapshot.resume;
         self.taps.iter_mut().for_each(|tap| tap.filled = false);
         Ok(())
     }

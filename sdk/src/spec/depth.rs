@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::auto::{count, share};
+use super::shortcut::ShortcutSpec;
 
-/// How deep the generated tokens of a route run. The prompt always runs all layers.
+/// How deep the generated tokens and the latent steps of a route run. The prompt always runs all layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -16,11 +17,18 @@ pub enum RouteDepth {
     Exits,
     /// All layers, after guesses as the specification's [`drafts`](super::ReasoningSpec::drafts) say. The tokens are those of `full`.
     Drafts,
+    /// All layers for tokens; latent steps as the specification's [`shortcut`](super::ReasoningSpec::shortcut) says.
+    Shortcut,
 }
 
 impl RouteDepth {
     /// Every kind.
-    pub const ALL: [RouteDepth; 3] = [RouteDepth::Full, RouteDepth::Exits, RouteDepth::Drafts];
+    pub const ALL: [RouteDepth; 4] = [
+        RouteDepth::Full,
+        RouteDepth::Exits,
+        RouteDepth::Drafts,
+        RouteDepth::Shortcut,
+    ];
 
     /// The name in bundles and on the command line.
     pub fn name(self) -> &'static str {
@@ -28,6 +36,7 @@ impl RouteDepth {
             RouteDepth::Full => "full",
             RouteDepth::Exits => "exits",
             RouteDepth::Drafts => "drafts",
+            RouteDepth::Shortcut => "shortcut",
         }
     }
 
@@ -52,6 +61,8 @@ pub enum Depth {
     Exits(ExitSpec),
     /// All layers, several tokens at once where guesses are right.
     Drafts(DraftSpec),
+    /// All layers for tokens, those that routers ask for in latent steps.
+    Shortcut(ShortcutSpec),
 }
 
 /// What tells at an exit whether the layers above may be left out. Larger when surer.

@@ -5,9 +5,10 @@
 //! | oracle | test |
 //! | --- | --- |
 //! | ragged KV without an exit is dense, bit for bit | `exits::without_an_exit_all_is_as_in_a_plain_step` |
-//! | a threshold of 1 or more is the full path | the same, and `routes::a_threshold_of_one_is_the_full_route` |
+//! | a threshold of 1 or more is the full path | the same, `routes::a_threshold_of_one_is_the_full_route`, and of latent steps `shortcut::a_threshold_of_one_is_the_full_path` |
 //! | an exit of every token is a model of fewer layers, bit for bit | `exits::an_exit_of_every_token_is_a_model_of_fewer_layers` |
 //! | mixed depths agree with a forward pass in f64 within 1e-4 | `exits::mixed_depths_are_those_of_the_naive_forward_pass` |
+//! | routers, adapters, halting and resuming agree with f64 within 1e-4 | `shortcut::routed_steps_are_those_of_the_naive_forward_pass` |
 //! | guesses change nothing but costs, bit for bit | all of `drafts`, `routes::drafts_change_costs_only`, `student` |
 //! | fork and truncate are a fresh prefill | `session.rs: fork_and_truncate_are_as_fresh`; ragged: `exits::sessions_of_ragged_depth_…` |
 //! | a one-hot soft input is the token | `session.rs: one_hot_soft_input_and_embedding_are_the_token` |
@@ -23,6 +24,7 @@ mod tiny;
 mod drafts;
 mod exits;
 mod routes;
+mod shortcut;
 #[cfg(feature = "sleep")]
 mod student;
 

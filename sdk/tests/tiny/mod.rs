@@ -11,7 +11,7 @@ use std::io::Cursor;
 use skimstone::kernels::Format;
 use skimstone::{
     Bundle, BundleSpec, BundleWriter, Model, ModelConfig, ModelOptions, ModelType, ReasoningSpec,
-    RopeScaling, RouteKind, RouteSpec, TensorDecl, TokenId,
+    RopeScaling, RouteKind, RouteSpec, TensorDecl, TensorShape, TokenId,
 };
 
 /// Vocabulary of the tiny models.
@@ -89,9 +89,13 @@ pub fn config(family: ModelType) -> ModelConfig {
 
 /// Random weights, large enough that every part of the model matters to the logits.
 pub fn weights(config: &ModelConfig, seed: u64) -> HashMap<String, Vec<f32>> {
+    weights_of(&config.tensors(), seed)
+}
+
+/// [`weights`] of these tensors.
+pub fn weights_of(tensors: &[TensorShape], seed: u64) -> HashMap<String, Vec<f32>> {
     let mut random = Random::new(seed);
-    let tensors = config.tensors();
-    let fill = |tensor: &skimstone::TensorShape| {
+    let fill = |tensor: &TensorShape| {
         let count: usize = tensor.shape.iter().product();
         let norm = tensor.name.ends_with("norm.weight");
         let scale = match tensor.shape.as_slice() {
@@ -116,7 +120,9 @@ pub fn bundle(
     reasoning: ReasoningSpec,
     tokenizer_json: Option<Vec<u8>>,
 ) -> Bundle {
-    let tensors = TensorDecl::for_model(config, format);
+    let mut tensors = TensorDecl::for_model(config, format);
+    let side = reasoning.side_modules().tensors(config).into_iter();
+    tensors.extend(side.map(|tensor| TensorDecl::new(tensor, format)));
     let spec = BundleSpec {
         reasoning,
         tokenizer_json,

@@ -188,6 +188,17 @@ impl<'a> Report<'a> {
             writeln!(out, "{}", if default { " (default)" } else { "" })?;
         }
 
+        if let Some(shortcut) = &self.reasoning.shortcut {
+            writeln!(
+                out,
+                "  shortcut: latent steps leave layers out above {}, {}{}; routers of {}, adapters of {}",
+                shortcut.threshold,
+                shortcut.policy.name(),
+                if shortcut.resume { " and resume" } else { "" },
+                shortcut.size.router,
+                shortcut.size.adapter,
+            )?;
+        }
         if let Some(exits) = &self.reasoning.exits {
             write!(
                 out,

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::interventions::Interventions;
 use super::prepare::Prepared;
+use super::routing::Routing;
 use super::spec::Spec;
 use crate::error::{Error, Result};
 use crate::methods::LabelStats;
@@ -105,6 +106,9 @@ pub struct Record {
     /// Test rows with what latent steps read replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interventions: Option<Interventions>,
+    /// Test rows with other rules in the place of routers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing: Option<Routing>,
     /// What else the method tells.
     pub notes: Vec<(String, f64)>,
 }

@@ -103,11 +103,12 @@ pub(crate) fn intervene(
     Ok(Some(counts))
 }
 
-struct Asker {
-    session: Session,
-    route: RouteSpec,
-    stop: Vec<TokenId>,
-    max_answer_tokens: usize,
+/// Asks questions of a student whose latent steps somebody else takes.
+pub(super) struct Asker {
+    pub(super) session: Session,
+    pub(super) route: RouteSpec,
+    pub(super) stop: Vec<TokenId>,
+    pub(super) max_answer_tokens: usize,
 }
 
 impl Asker {
@@ -117,23 +118,33 @@ impl Asker {
         question: &str,
         mut input: impl FnMut(&mut Session, &RouteSpec, usize) -> Result<Vec<f32>>,
     ) -> Result<String> {
-        let session = &mut self.session;
-        session.truncate(0)?;
-        let model = session.model().clone();
-        let tokenizer = model.require_tokenizer()?;
+        self.begin(question)?;
+        for step in 0..self.route.latent_steps {
+            let values = input(&mut self.session, &self.route, step)?;
+            self.session.step_input(StepInput::Embed(&values), false)?;
+        }
+        self.finish()
+    }
+
+    /// Reads a question, up to its latent steps.
+    pub(super) fn begin(&mut self, question: &str) -> Result<()> {
+        self.session.truncate(0)?;
+        let tokenizer = self.session.model().require_tokenizer()?;
         let mut ids = tokenizer.encode(question, true)?;
         ids.extend(&self.route.open);
-        session.feed(&ids)?;
-        for step in 0..self.route.latent_steps {
-            let values = input(session, &self.route, step)?;
-            session.step_input(StepInput::Embed(&values), false)?;
-        }
+        Ok(self.session.feed(&ids)?)
+    }
+
+    /// Decodes the answer, greedily.
+    pub(super) fn finish(&mut self) -> Result<String> {
+        let session = &mut self.session;
         let mut next = largest(session.prefill(&self.route.close)?);
         let mut answer = Vec::new();
         while !self.stop.contains(&next) && answer.len() < self.max_answer_tokens {
             answer.push(next);
             next = largest(session.step(next)?);
         }
+        let tokenizer = session.model().require_tokenizer()?;
         Ok(tokenizer.decode(&answer, true)?)
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::cell::{Timing, id};
 use super::report::{Proportion, Report, TaskReport};
+use super::routing::Routing;
 
 /// The report as Markdown; `timings` by cell, may be empty.
 pub fn markdown(report: &Report, timings: &BTreeMap<String, Timing>) -> String {
@@ -127,6 +128,11 @@ fn task_markdown(text: &mut String, task: &TaskReport, timings: &BTreeMap<String
             );
         }
     }
+    for method in &task.methods {
+        if let Some(found) = &method.routing {
+            routing_markdown(text, &method.label, found);
+        }
+    }
     if !task.comparisons.is_empty() {
         *text += "\nPaired differences, method minus control.\n\n| method | control | accuracy, points | interval | | tokens | interval | |\n|---|---|---|---|---|---|---|---|\n";
         for comparison in &task.comparisons {
@@ -145,5 +151,33 @@ fn task_markdown(text: &mut String, task: &TaskReport, timings: &BTreeMap<String
                 tokens.verdict.words()
             );
         }
+    }
+}
+
+fn routing_markdown(text: &mut String, label: &str, found: &Routing) {
+    let _ = writeln!(
+        text,
+        "\n`{label}`: other rules in the place of its routers, {} questions over all seeds. Layers: that all latent steps of a question ran. Intervals are Wilson's.\n",
+        found.n
+    );
+    if !found.auroc.is_empty() {
+        let by_seed: Vec<String> = found.auroc.iter().map(|x| format!("{x:.3}")).collect();
+        let _ = writeln!(
+            text,
+            "Routers say more of a step that is not critical than of one that is, with probability (by seed): {}.\n",
+            by_seed.join(", ")
+        );
+    }
+    *text += "| rule | layers | accuracy % | interval |\n|---|---|---|---|\n";
+    for outcome in &found.rules {
+        let share = Proportion::new(outcome.right, found.n);
+        let [low, high] = share.interval.map(|x| x * 100.0);
+        let _ = writeln!(
+            text,
+            "| {} | {:.2} | {:.1} | {low:.1} – {high:.1} |",
+            outcome.rule,
+            outcome.layers as f64 / found.n.max(1) as f64,
+            share.value * 100.0,
+        );
     }
 }

@@ -22,6 +22,7 @@ mod plot;
 mod prepare;
 mod publish;
 mod report;
+mod routing;
 mod run;
 mod spec;
 pub mod stats;
@@ -34,5 +35,6 @@ pub use report::{
     Comparison, Difference, MethodReport, Proportion, Report, Retrieval, SeedReport, TaskReport,
     compare,
 };
+pub use routing::{Routing, RuleOutcome};
 pub use run::{RunOptions, run, run_cell};
 pub use spec::{Adam, Course, Evaluation, MethodEntry, Rows, Spec, TaskEntry};

@@ -13,6 +13,7 @@ use super::interventions::Interventions;
 use super::markdown::markdown;
 use super::plot::{Point, write_pareto};
 use super::prepare::Files;
+use super::routing::Routing;
 use super::run::{chosen_cells, load};
 use super::spec::{MethodEntry, Spec, TaskEntry};
 use super::stats::{Estimate, Verdict, bootstrap, paired};
@@ -95,6 +96,9 @@ pub struct MethodReport {
     /// Test rows of all seeds with what latent steps read replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interventions: Option<Interventions>,
+    /// Test rows of all seeds with other rules in the place of routers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing: Option<Routing>,
     /// One entry per seed.
     pub seeds: Vec<SeedReport>,
 }
@@ -296,6 +300,10 @@ fn method_report(
             .iter()
             .filter_map(|record| record.interventions)
             .reduce(Interventions::add),
+        routing: records
+            .iter()
+            .filter_map(|record| record.routing.clone())
+            .reduce(Routing::add),
         seeds: records
             .iter()
             .map(|record| SeedReport {

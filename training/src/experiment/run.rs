@@ -24,6 +24,7 @@ use super::evaluate::ask;
 use super::interventions::intervene;
 use super::prepare::{Files, prepare};
 use super::report::write_report;
+use super::routing::route;
 use super::spec::Spec;
 use crate::error::{Error, Result};
 use crate::export::export;
@@ -432,6 +433,7 @@ pub fn run_cell(
         skips: test.skips.filter(|_| writes_rationales(method)),
         labels: taught.labels,
         interventions: intervene(&bundle, &files.read(Split::Test)?, task, taught.route, most)?,
+        routing: route(&bundle, &files.read(Split::Test)?, task, taught.route, most)?,
         notes: taught.notes,
     };
     write_json(&folder.join("result.json"), &record)

@@ -1,11 +1,15 @@
 //! The training objective of a micro-batch: span-weighted cross-entropy over its scored targets.
 
 mod exits;
+mod shortcut;
 
 use candle_core::Tensor;
+use skimstone::ModelConfig;
 
 pub use self::exits::{ExitWeights, Moment};
+pub use self::shortcut::ShortcutWeights;
 use crate::error::Result;
+use crate::flops;
 use crate::ops::cross_entropy::{cross_entropy, into_gradient};
 use crate::pack::Batch;
 use crate::pass::{Depth, Pass, Taps};
@@ -47,9 +51,37 @@ pub enum Objective {
         /// Probability of leaving out the last layer at the end of the training.
         layer_dropout: f64,
     },
+    /// For rows with teachers: cross-entropy of both, and the last state of every latent token is drawn to the teacher's at the step that it stands for,
+    /// which stays as it is. With `W` the weight of all targets, half of it the teachers':
+    ///
+    /// ```text
+    /// loss / W = (CE_student + CE_teacher + α · mean of (h_latent − h_step)²) / 2
+    /// ```
+    ///
+    /// The states are what the final norm writes. Source: System-1.5 Reasoning, arXiv 2505.18962, eq. 6–9.
+    Alignment {
+        /// `α`
+        alpha: f32,
+    },
+    /// Routers and adapters learn; all else stays as it is.
+    Shortcut(ShortcutWeights),
 }
 
 impl Objective {
+    /// Whether only routers and adapters learn.
+    pub(crate) fn trains_shortcuts_only(self) -> bool {
+        matches!(self, Objective::Shortcut(_))
+    }
+
+    /// Floating-point operations of a training step over a micro-batch.
+    pub(crate) fn flops(self, config: &ModelConfig, batch: &Batch) -> u64 {
+        let targets = match self {
+            Objective::Shortcut(_) => flops::forward(config, batch),
+            _ => 0,
+        };
+        flops::training(config, batch) + targets
+    }
+
     /// Adds the gradients of flat `weights` to `gradient`; returns the loss as a sum over targets, and the number of targets that would have been
     /// picked greedily.
     ///
@@ -74,6 +106,29 @@ impl Objective {
                     Ok((loss + self_distillation(taps, scale), correct))
                 })
             }
+            Objective::Alignment { alpha } => pass.run(weights, batch, gradient, |logits, taps| {
+                let (loss, correct) =
+                    into_gradient(logits, vocabulary, &batch.targets, &batch.weights)?;
+                let scale = f64::from(alpha) * batch.total_weight() / 2.0;
+                Ok((loss + shortcut::alignment(taps, scale), correct))
+            }),
+            Objective::Shortcut(losses) => {
+                let targets = pass.written(weights, batch)?;
+                let depth = Depth {
+                    routed: true,
+                    ..Depth::default()
+                };
+                let mut found = (0.0, 0);
+                pass.run_with(weights, batch, depth, gradient, |_, logits, taps| {
+                    let (loss, correct) =
+                        into_gradient(logits, vocabulary, &batch.targets, &batch.weights)?;
+                    let scale = batch.total_weight();
+                    let more = shortcut::shortcut(losses, taps, &targets, &batch.critical, scale);
+                    found = (loss + more, correct);
+                    Ok(())
+                })?;
+                Ok(found)
+            }
             Objective::EarlyExits {
                 weights: losses,
                 layer_dropout,
@@ -87,6 +142,7 @@ impl Objective {
                 let depth = Depth {
                     exits: &exits[..exits.len() - 1],
                     left_out: &left_out,
+                    ..Depth::default()
                 };
                 let (mut total, mut last, mut next) = (0.0, 0, losses.iter());
                 pass.run_with(weights, batch, depth, gradient, |_, logits, _| {

@@ -399,9 +399,8 @@ impl Curriculum for OneChunk {
                 group: cut.row.group,
                 tokens: cut.row.tokens[..range.end].to_vec(),
                 answer: cut.row.answer,
-                latents: 0..0,
-                teacher: None,
                 spans: weighted(range.clone(), 1.0 / range.len() as f32),
+                ..TokenizedRow::default()
             }
         });
         Ok(rows.collect())

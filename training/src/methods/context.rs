@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use skimstone::ShortcutSpec;
 
 use super::LabelStats;
 use crate::checkpoint;
@@ -109,6 +110,8 @@ pub struct Training {
     pub constant_rate: bool,
     /// Width of the hidden layer of the latent map, if there is one.
     pub latent_map_size: Option<usize>,
+    /// Routers and adapters, and when the runtime is to listen to them, if there are any.
+    pub shortcut: Option<ShortcutSpec>,
     /// What is made small.
     pub objective: Objective,
 }
@@ -125,6 +128,7 @@ impl Context<'_> {
             positions: Positions::default(),
             constant_rate: false,
             latent_map_size: None,
+            shortcut: None,
             objective: Objective::default(),
         }
     }
@@ -238,11 +242,14 @@ impl Context<'_> {
                         config.to_json()
                     )));
                 }
-                student
+                match recipe.side_modules() {
+                    side if side == student.side() => student,
+                    side => student.with_side(side, self.seed, recipe.init.std)?,
+                }
             }
             None => {
-                let map = recipe.latent_map_size;
-                Student::random_with(&config, map, self.seed, recipe.init.std)?
+                let side = recipe.side_modules();
+                Student::random_with(&config, side, self.seed, recipe.init.std)?
             }
         };
         let mut trainer = trainer(recipe.clone(), student)?;
@@ -288,6 +295,7 @@ impl Context<'_> {
             tokenizer: self.tokenizer.clone(),
             model: spec.model.clone(),
             latent_map_size: training.latent_map_size,
+            shortcut: training.shortcut,
             data: vec![Data {
                 path: self.rows_file.clone(),
                 routes: vec![training.route.to_owned()],

@@ -208,8 +208,6 @@ fn without_beginning(row: &TokenizedRow, start: usize, gone: usize) -> Tokenized
     TokenizedRow {
         group: row.group,
         answer: row.answer - gone,
-        latents: 0..0,
-        teacher: None,
         spans: vec![
             Span {
                 range: 0..start,
@@ -221,6 +219,7 @@ fn without_beginning(row: &TokenizedRow, start: usize, gone: usize) -> Tokenized
             },
         ],
         tokens,
+        ..TokenizedRow::default()
     }
 }
 

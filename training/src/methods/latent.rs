@@ -238,9 +238,9 @@ impl Replacing {
                 Thought::Latent => first..first + positions,
                 _ => 0..0,
             },
-            teacher: None,
             spans: vec![span(0..learned, 0.0), span(learned..tokens.len(), 1.0)],
             tokens,
+            ..TokenizedRow::default()
         }
     }
 

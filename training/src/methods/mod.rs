@@ -16,6 +16,9 @@
 //! | [`Method::PauseAsThought`] | the same curriculum with pause tokens in their place | control, ibid. |
 //! | [`Method::NoThought`] | the same curriculum with nothing in their place | control, ibid. |
 //! | [`Method::Codi`] | latent steps, held to the states of a student that thinks in words | arXiv 2502.21074 |
+//! | [`Method::LatentAlignment`] | latent steps, each held to the state at the end of the steps that it stands for | stage 1 of arXiv 2505.18962 |
+//! | [`Method::System15`] | the same, then routers and adapters that leave out layers of latent steps | arXiv 2505.18962, in our reading |
+//! | [`Method::System15R`] | the same with routers that are pushed | after the same; terms ours |
 //! | [`Method::EarlyExits`] | full rationales, with a loss after every layer | LITE 2310.18581, CALM 2207.07061, LayerSkip 2404.16710 |
 //! | [`Method::Condensed`] | rationales without what the task says may go | upper bound of deletion |
 //! | [`Method::DifficultyRewrite`] | short rationales for easy questions | after DAP, arXiv 2505.19716; rule ours |
@@ -33,6 +36,7 @@ pub mod latent;
 pub mod plain;
 pub mod rewrite;
 pub mod self_distillation;
+pub mod shortcut;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +51,7 @@ pub use latent::{Coconut, NoThought, PauseAsThought};
 pub use plain::{Cot, NoCot, Pause};
 pub use rewrite::{Condensed, DifficultyRewrite, RandomLength};
 pub use self_distillation::Codi;
+pub use shortcut::{Alignment, System15, System15R};
 
 /// A method with its parameters. In experiments a table with the method's `name`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +85,14 @@ pub enum Method {
     NoThought(NoThought),
     /// Latent steps, held to the states of a student that thinks in words.
     Codi(Codi),
+    /// Latent steps, each held to the state at the end of the steps that it stands for.
+    LatentAlignment(Alignment),
+    /// The same with routers that leave out layers.
+    #[serde(rename = "system-1.5")]
+    System15(System15),
+    /// The same with routers that are pushed (ours).
+    #[serde(rename = "s1.5-r")]
+    System15R(System15R),
     /// Full rationales, with a loss after every layer.
     EarlyExits(EarlyExits),
     /// Only what the task says is needed.
@@ -108,6 +121,9 @@ impl Method {
             Method::PauseAsThought(_) => "pause-as-thought",
             Method::NoThought(_) => "no-thought",
             Method::Codi(_) => "codi",
+            Method::LatentAlignment(_) => "latent-alignment",
+            Method::System15(_) => "system-1.5",
+            Method::System15R(_) => "s1.5-r",
             Method::EarlyExits(_) => "early-exits",
             Method::Condensed(_) => "condensed",
             Method::DifficultyRewrite(_) => "difficulty-rewrite",
@@ -129,6 +145,8 @@ impl Method {
             | Method::Codi(_)
             | Method::PauseAsThought(_)
             | Method::NoThought(_) => "`pause-as-thought` and `no-thought`",
+            Method::LatentAlignment(_) => "`pause-as-thought` and `cot`",
+            Method::System15(_) | Method::System15R(_) => "`latent-alignment` and `cot`",
             Method::EarlyExits(_) | Method::Condensed(_) => "`cot`",
             Method::DifficultyRewrite(_) | Method::RandomLength(_) => "`random-length`",
         }
@@ -149,6 +167,9 @@ impl Method {
             Method::CotChunkNormalised(method) => chunks::check_chunks(method.chunks),
             Method::Icot(method) => method.check(),
             Method::Pause(method) => method.check(),
+            Method::LatentAlignment(method) => method.check(),
+            Method::System15(System15(knobs)) => knobs.check(steps, false),
+            Method::System15R(System15R(knobs)) => knobs.check(steps, true),
             Method::EarlyExits(method) => method.check(),
             Method::Codi(method) => method.check(),
             Method::Coconut(Coconut(stages))
@@ -176,7 +197,13 @@ impl Method {
     pub(crate) fn thinks_in_latents(&self) -> bool {
         matches!(
             self,
-            Method::Codi(_) | Method::Coconut(_) | Method::PauseAsThought(_) | Method::NoThought(_)
+            Method::Codi(_)
+                | Method::Coconut(_)
+                | Method::PauseAsThought(_)
+                | Method::NoThought(_)
+                | Method::LatentAlignment(_)
+                | Method::System15(_)
+                | Method::System15R(_)
         )
     }
 
@@ -201,6 +228,9 @@ impl Method {
             Method::CotChunkNormalised(method) => method.teach(context),
             Method::Icot(method) => method.teach(context),
             Method::Pause(method) => method.teach(context),
+            Method::LatentAlignment(method) => method.teach(context),
+            Method::System15(System15(knobs)) => knobs.teach(context, false),
+            Method::System15R(System15R(knobs)) => knobs.teach(context, true),
             Method::EarlyExits(method) => method.teach(context),
             Method::Codi(method) => method.teach(context),
             Method::Coconut(Coconut(stages)) => stages.teach(context, Thought::Latent),
@@ -351,6 +381,21 @@ mod tests {
                 r#"name = "early-exits"
                 layer_dropout = 1.0"#,
                 "`layer_dropout` is 1",
+            ),
+            (
+                r#"name = "system-1.5"
+                budget = 0.1"#,
+                "call the method `s1.5-r`",
+            ),
+            (
+                r#"name = "s1.5-r"
+                second = 1.0"#,
+                "`second` is 1",
+            ),
+            (
+                r#"name = "latent-alignment"
+                self_fed = 2.0"#,
+                "`self_fed` is 2",
             ),
             (
                 r#"name = "codi"

@@ -84,7 +84,7 @@ impl Codi {
 }
 
 /// Each row with its teacher. Targets of a student weigh as much more as there are fewer of them, so that both losses are means of the same weight.
-fn pairs(students: Vec<TokenizedRow>, teachers: Vec<TokenizedRow>) -> Vec<TokenizedRow> {
+pub(super) fn pairs(students: Vec<TokenizedRow>, teachers: Vec<TokenizedRow>) -> Vec<TokenizedRow> {
     let targets =
         |rows: &[TokenizedRow]| -> usize { rows.iter().map(|row| row.scored().count()).sum() };
     let weight = targets(&teachers) as f32 / targets(&students).max(1) as f32;

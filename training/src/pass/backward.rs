@@ -1,6 +1,6 @@
 //! The way back.
 
-use super::plan::{Plan, Step};
+use super::plan::{Plan, Step, Tap};
 use super::{Depth, Pass, Shape, Work, add_rows, part, part_mut, put_rows, resize, take_rows};
 use crate::ops::matmul::{View, matmul};
 use crate::ops::{attention, rms_norm, rope, swiglu};
@@ -16,6 +16,7 @@ impl Pass {
     ) {
         let hidden = self.shape.hidden;
         self.head_back(weights, plan, gradient);
+        self.want_gates(plan);
         let tokens = plan.waves.last().map_or(0, |step| step.rows.end);
         let buffers = if plan.waves.len() > 1 {
             self.layers.len()
@@ -52,7 +53,13 @@ impl Pass {
                 if let Some(left_out) = left_out {
                     self.set_aside(step, layer, left_out);
                 }
+                if depth.routed {
+                    self.unmix(step, layer, mapped);
+                }
                 self.layer_back(weights, step, layer, gradient);
+                if depth.routed {
+                    self.shortcuts_back(weights, step, layer, mapped, gradient);
+                }
                 if left_out.is_some() {
                     let Work { dx, passed, .. } = &mut self.work;
                     dx.iter_mut().zip(&*passed).for_each(|(sum, dx)| *sum += dx);
@@ -61,9 +68,13 @@ impl Pass {
                 self.add_taps(plan, step, layer);
             }
             let Work { dfinal, dx, .. } = &mut self.work;
-            for (index, (row, output)) in step.latents.iter().enumerate() {
-                let read = &mut dx[row * hidden..][..hidden];
-                let state = &mut dfinal[output * hidden..][..hidden];
+            for (index, latent) in step.latents.iter().enumerate() {
+                let read = &mut dx[latent.row * hidden..][..hidden];
+                let mut spare = vec![0.0; if latent.is_detached { hidden } else { 0 }];
+                let state = match latent.is_detached {
+                    true => &mut spare,
+                    false => &mut dfinal[latent.output * hidden..][..hidden],
+                };
                 match &mut self.latent_map {
                     None => state
                         .iter_mut()
@@ -117,9 +128,23 @@ impl Pass {
         let Some(last) = self.taps.gradients.last() else {
             return;
         };
-        for ((_, output), tap) in plan.taps.iter().zip(last.chunks_exact(hidden)) {
+        for (Tap { output, .. }, tap) in plan.taps.iter().zip(last.chunks_exact(hidden)) {
             let state = &mut dfinal[output * hidden..][..hidden];
             state.iter_mut().zip(tap).for_each(|(sum, dx)| *sum += dx);
+        }
+    }
+
+    /// Hands on what the objective wants changed about what routers said.
+    fn want_gates(&mut self, plan: &Plan) {
+        let Some(shortcuts) = &mut self.shortcuts else {
+            return;
+        };
+        for (wanted, dgates) in shortcuts.wanted.iter_mut().zip(&self.taps.dgates) {
+            for (tap, dgate) in plan.taps.iter().zip(dgates) {
+                if let Some(latent) = tap.latent {
+                    wanted[latent] += dgate;
+                }
+            }
         }
     }
 
@@ -163,7 +188,7 @@ impl Pass {
     fn add_taps(&mut self, plan: &Plan, step: &Step, layer: usize) {
         let hidden = self.shape.hidden;
         let taps = self.taps.gradients[layer].chunks_exact(hidden);
-        for ((row, _), tap) in plan.taps.iter().zip(taps) {
+        for (Tap { row, .. }, tap) in plan.taps.iter().zip(taps) {
             if step.rows.contains(row) {
                 let dx = &mut self.work.dx[(row - step.rows.start) * hidden..][..hidden];
                 dx.iter_mut().zip(tap).for_each(|(sum, dx)| *sum += dx);

@@ -1,6 +1,7 @@
 //! The way forward.
 
-use super::plan::{Plan, Step};
+use super::plan::{Plan, Step, Tap};
+use super::shortcut::Row;
 use super::{Depth, Pass, Shape, Taps, Work, part, part_mut, put_rows, resize, take_rows};
 use crate::ops::matmul::{View, matmul};
 use crate::ops::{attention, rms_norm, rope, swiglu};
@@ -12,10 +13,14 @@ impl Pass {
         if let Some(map) = &mut self.latent_map {
             map.clear();
         }
+        self.clear_shortcuts(plan);
         for step in &plan.waves {
             self.read(weights, step);
             for layer in 0..self.layers.len() {
                 self.layer_forward(weights, step, layer);
+                if depth.routed {
+                    self.mix(weights, step, layer);
+                }
                 if let Some(left_out) = depth.left_out.get(layer) {
                     self.leave_out(step, layer, left_out);
                 }
@@ -68,9 +73,9 @@ impl Pass {
         let hidden = self.shape.hidden;
         let x = part_mut(&mut self.kept[0].x, &step.rows, hidden);
         take_rows(&weights[self.embed_tokens.clone()], hidden, &step.tokens, x);
-        for (row, output) in &step.latents {
-            let state = &self.work.h[output * hidden..][..hidden];
-            let input = &mut x[row * hidden..][..hidden];
+        for latent in &step.latents {
+            let state = &self.work.h[latent.output * hidden..][..hidden];
+            let input = &mut x[latent.row * hidden..][..hidden];
             match &mut self.latent_map {
                 None => input.copy_from_slice(state),
                 Some(map) => map.forward(weights, state, input),
@@ -273,7 +278,8 @@ impl Pass {
                 values.resize(count * hidden, 0.0);
             }
         }
-        for (tap, (row, output)) in plan.taps.iter().enumerate() {
+        self.taps.written = self.work.written(plan, hidden);
+        for (tap, Tap { row, output, .. }) in plan.taps.iter().enumerate() {
             for (index, states) in self.taps.states.iter_mut().enumerate() {
                 let (table, row) = match self.kept.get(index) {
                     Some(kept) => (&kept.x, row),
@@ -282,5 +288,18 @@ impl Pass {
                 states[tap * hidden..][..hidden].copy_from_slice(&table[row * hidden..][..hidden]);
             }
         }
+        self.tap_gates(plan);
+    }
+
+    /// What routers said of the tapped latent tokens.
+    fn tap_gates(&mut self, plan: &Plan) {
+        let kept = self.shortcuts.iter().flat_map(|shortcuts| &shortcuts.kept);
+        let rows = kept.filter(|rows| !rows.is_empty());
+        let gate = |rows: &Vec<Row>, tap: &Tap| tap.latent.map_or(0.0, |at| rows[at].gate);
+        self.taps.gates = rows
+            .map(|rows| plan.taps.iter().map(|tap| gate(rows, tap)).collect())
+            .collect();
+        let zeros = self.taps.gates.iter().map(|gates| vec![0.0; gates.len()]);
+        self.taps.dgates = zeros.collect();
     }
 }

@@ -19,15 +19,17 @@
 mod backward;
 mod forward;
 mod plan;
+mod shortcut;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
 use candle_core::bail;
-use skimstone::{ModelConfig, latent_map_tensors};
+use skimstone::{ModelConfig, SideModules};
 
 use self::plan::Plan;
+use self::shortcut::{ShortcutWeights, Shortcuts};
 use crate::error::Result;
 use crate::ops::attention::Scratch;
 use crate::ops::latent_map::LatentMap;
@@ -49,6 +51,7 @@ pub struct Pass {
     inverse_frequencies: Vec<f64>,
     /// From a state to the input of a latent token; none: the state itself.
     latent_map: Option<LatentMap>,
+    shortcuts: Option<Shortcuts>,
     kept: Vec<Kept>,
     work: Work,
     taps: Taps,
@@ -61,6 +64,8 @@ pub struct Pass {
 pub struct Depth<'a> {
     /// Numbers of layers after which there is a head, ascending.
     pub exits: &'a [usize],
+    /// Whether routers and adapters take part in latent tokens.
+    pub routed: bool,
     /// For each layer and token whether the layer is left out, `[L][N]`; empty: none is. All tokens of a row must agree, as a row's tokens attend to
     /// each other.
     pub left_out: &'a [Vec<bool>],
@@ -159,18 +164,21 @@ pub struct Taps {
     pub states: Vec<Vec<f32>>,
     /// Their gradients, of the same shape; zero until the objective adds to them.
     pub gradients: Vec<Vec<f32>>,
+    /// What the last layer wrote, `[T, E]`; takes no gradient.
+    pub written: Vec<f32>,
+    /// For each layer but the first what its router says of a tapped latent token, `[L - 1][T]`, 0 of others; empty if routers take no part.
+    pub gates: Vec<Vec<f32>>,
+    /// Their gradients, of the same shape; zero until the objective adds to them.
+    pub dgates: Vec<Vec<f32>>,
 }
 
 impl Pass {
-    /// A pass over weights that lie one after the other in the order of [`ModelConfig::tensors`], then those of a latent map with a hidden layer of
-    /// `latent_map_size` values, if there is one.
-    pub fn new(config: &ModelConfig, latent_map_size: Option<usize>) -> Pass {
+    /// A pass over weights that lie one after the other in the order of [`ModelConfig::tensors`], then those of the side
+    /// modules.
+    pub fn new(config: &ModelConfig, side: SideModules) -> Pass {
         let mut places = std::collections::HashMap::new();
         let mut start = 0;
-        let side = latent_map_size
-            .map(|inner| latent_map_tensors(config.hidden_size, inner))
-            .unwrap_or_default();
-        for tensor in config.tensors().into_iter().chain(side) {
+        for tensor in config.tensors().into_iter().chain(side.tensors(config)) {
             let len: usize = tensor.shape.iter().product();
             places.insert(tensor.name, (start..start + len, tensor.shape[0]));
             start += len;
@@ -189,10 +197,31 @@ impl Pass {
             let names = names.iter();
             Stacked::new(names.map(|name| projection(&format!("model.layers.{layer}.{name}"))))
         };
-        let latent_map = latent_map_size.map(|inner| {
+        let latent_map = side.latent_map_size.map(|inner| {
             let own = |name: &str| Stacked::new([projection(&format!("latent_map.{name}"))]);
             let norm = (at("latent_map.norm.weight"), at("latent_map.norm.bias"));
             LatentMap::new(own("up_proj"), own("down_proj"), norm, inner)
+        });
+        let shortcuts = side.shortcut.map(|size| {
+            let layers = (1..config.num_hidden_layers).map(|layer| {
+                let name = |part: &str| format!("shortcut.layers.{layer}.{part}");
+                let own = |part: &str| Stacked::new([projection(&name(part))]);
+                ShortcutWeights {
+                    router_up: own("router.up_proj"),
+                    router_gate: at(&name("router.gate.weight")),
+                    router_bias: at(&name("router.gate.bias")),
+                    adapter_down: own("adapter.down_proj"),
+                    adapter_up: own("adapter.up_proj"),
+                }
+            });
+            let layers: Vec<ShortcutWeights> = layers.collect();
+            Shortcuts {
+                router: size.router,
+                adapter: size.adapter,
+                kept: layers.iter().map(|_| Vec::new()).collect(),
+                wanted: layers.iter().map(|_| Vec::new()).collect(),
+                layers,
+            }
         });
         let layers = (0..config.num_hidden_layers)
             .map(|l| {
@@ -227,6 +256,7 @@ impl Pass {
                 eps: config.rms_norm_eps,
             },
             latent_map,
+            shortcuts,
             kept: layers.iter().map(|_| Kept::default()).collect(),
             layers,
             lm_head: match config.tie_word_embeddings {
@@ -317,6 +347,17 @@ impl Pass {
         Ok(())
     }
 
+    /// What the last layer writes for the batch's taps, `[T, E]`, with no layer left out and no router asked.
+    ///
+    /// # Errors
+    /// As [`Pass::run`].
+    pub fn written(&mut self, weights: &[f32], batch: &Batch) -> Result<Vec<f32>> {
+        self.check(batch)?;
+        let plan = Plan::new(batch, &self.inverse_frequencies);
+        self.forward(weights, &plan, Depth::default());
+        Ok(std::mem::take(&mut self.taps.written))
+    }
+
     fn check(&self, batch: &Batch) -> candle_core::Result<()> {
         let vocabulary = self.shape.vocabulary;
         if let Some(token) = batch.tokens.iter().find(|t| **t as usize >= vocabulary) {
@@ -325,6 +366,9 @@ impl Pass {
         let tokens = batch.len();
         if let Some(source) = batch.sources.iter().find(|s| **s as usize >= tokens) {
             bail!("source {source} outside the {tokens} tokens");
+        }
+        if let Some((at, from)) = batch.fed.iter().find(|(_, from)| *from as usize >= tokens) {
+            bail!("latent token {at} reads token {from} outside the {tokens} tokens");
         }
         if let Some(tap) = batch.taps.iter().find(|t| **t as usize >= tokens) {
             bail!("tap {tap} outside the {tokens} tokens");

@@ -1,5 +1,6 @@
 //! In which order a pass computes the tokens of a stream.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::ops::rope::Angles;
@@ -16,8 +17,8 @@ pub(super) struct Plan {
     pub(super) source_outputs: Option<Vec<u32>>,
     /// For each source of the batch its row in buffers of wave order, `[M]`.
     pub(super) source_rows: Vec<u32>,
-    /// For each tapped token the row in buffers of wave order, `[T]`, and its row among all outputs.
-    pub(super) taps: Vec<(usize, usize)>,
+    /// The tapped tokens, `[T]`.
+    pub(super) taps: Vec<Tap>,
     /// Outputs of all waves, `O`.
     pub(super) outputs: usize,
 }
@@ -39,8 +40,30 @@ pub(super) struct Step {
     pub(super) output_rows: Vec<u32>,
     /// The outputs as tokens of the stream.
     pub(super) output_stream: Vec<u32>,
-    /// Latent rows of this wave, each with the output of an earlier wave that it reads.
-    pub(super) latents: Vec<(usize, usize)>,
+    /// Latent rows of this wave.
+    pub(super) latents: Vec<Latent>,
+}
+
+/// A tapped token.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tap {
+    /// Its row in buffers of wave order.
+    pub(super) row: usize,
+    /// Its row among all outputs.
+    pub(super) output: usize,
+    /// Its number among all latent tokens in the order of the waves, if it is one.
+    pub(super) latent: Option<usize>,
+}
+
+/// A latent row of a wave.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Latent {
+    /// Its row in the wave.
+    pub(super) row: usize,
+    /// The output of an earlier wave that it reads.
+    pub(super) output: usize,
+    /// Whether no gradient goes back there.
+    pub(super) is_detached: bool,
 }
 
 impl Step {
@@ -101,13 +124,17 @@ impl Plan {
             taps.push((place[*at as usize].0, wave, steps[wave].output_rows.len()));
             steps[wave].push_output(row, *at);
         }
+        let numbers = waves.iter().flat_map(|wave| &wave.latents).copied();
+        let numbers: HashMap<u32, usize> = numbers.zip(0..).collect();
         let mut latents = Vec::new();
         for (index, wave) in waves.iter().enumerate() {
             for at in &wave.latents {
-                let (before, row) = local(&steps, *at - 1);
+                let (read, is_detached) = batch.read_by(*at);
+                let (before, row) = local(&steps, read);
                 let reader = local(&steps, *at).1 as usize;
-                latents.push((index, reader, before, steps[before].output_rows.len()));
-                steps[before].push_output(row, *at - 1);
+                let output = steps[before].output_rows.len();
+                latents.push((index, reader, before, output, is_detached));
+                steps[before].push_output(row, read);
             }
         }
         let mut outputs = 0;
@@ -122,14 +149,29 @@ impl Plan {
         });
         let taps = taps
             .iter()
-            .map(|(row, wave, output)| (*row, among_all(*wave, *output)));
+            .zip(&batch.taps)
+            .map(|((row, wave, output), at)| Tap {
+                row: *row,
+                output: among_all(*wave, *output),
+                latent: numbers.get(at).copied(),
+            });
         let taps = taps.collect();
-        let latents: Vec<_> = latents
+        let latents: Vec<(usize, Latent)> = latents
             .into_iter()
-            .map(|(wave, reader, before, row)| (wave, reader, among_all(before, row)))
+            .map(|(wave, row, before, output, is_detached)| {
+                let output = among_all(before, output);
+                (
+                    wave,
+                    Latent {
+                        row,
+                        output,
+                        is_detached,
+                    },
+                )
+            })
             .collect();
-        for (wave, reader, output) in latents {
-            steps[wave].latents.push((reader, output));
+        for (wave, latent) in latents {
+            steps[wave].latents.push(latent);
         }
         let source_rows = batch.sources.iter();
         let source_rows = source_rows.map(|at| place[*at as usize].0 as u32).collect();

@@ -1,7 +1,11 @@
 //! Every gradient against candle's graph.
 
+use std::sync::Arc;
+
+use skimstone::ShortcutSize;
+
 use super::*;
-use crate::data::{Span, TokenizedRow};
+use crate::data::{Span, Thought, TokenizedRow};
 use crate::loss::{supervised, supervised_gradient};
 use crate::student::Student;
 
@@ -12,6 +16,22 @@ const CONFIGS: [&str; 4] = [
     r#""model_type":"qwen2","num_key_value_heads":1,"tie_word_embeddings":true"#,
     r#""model_type":"qwen3","num_key_value_heads":2,"tie_word_embeddings":false"#,
 ];
+
+const NONE: SideModules = SideModules {
+    latent_map_size: None,
+    shortcut: None,
+};
+const MAP: SideModules = SideModules {
+    latent_map_size: Some(20),
+    shortcut: None,
+};
+const ROUTED: SideModules = SideModules {
+    latent_map_size: None,
+    shortcut: Some(ShortcutSize {
+        router: 5,
+        adapter: 7,
+    }),
+};
 
 fn config(family: &str) -> ModelConfig {
     let json = format!(
@@ -80,19 +100,19 @@ fn waves_cut_rows_where_latent_tokens_wait() {
 
 #[test]
 fn gradients_are_those_of_the_graph() {
-    for (batch, latent_map_size) in [
-        (batch as fn() -> Batch, None),
-        (latent_batch, None),
-        (latent_batch, Some(20)),
+    for (batch, side) in [
+        (batch as fn() -> Batch, NONE),
+        (latent_batch, NONE),
+        (latent_batch, MAP),
     ] {
-        compare_gradients(batch, latent_map_size);
+        compare_gradients(batch, side);
     }
 }
 
-fn compare_gradients(batch: fn() -> Batch, latent_map_size: Option<usize>) {
+fn compare_gradients(batch: fn() -> Batch, side: SideModules) {
     for family in CONFIGS {
         let config = config(family);
-        let student = Student::random_with(&config, latent_map_size, 7, 0.15).unwrap();
+        let student = Student::random_with(&config, side, 7, 0.15).unwrap();
         // Biases and norms start at zero and one, where a mistake would not show.
         for (index, (_, variable)) in student.variables().iter().enumerate() {
             if variable.rank() == 1 {
@@ -113,7 +133,7 @@ fn compare_gradients(batch: fn() -> Batch, latent_map_size: Option<usize>) {
             .iter()
             .flat_map(|(_, variable)| read(variable))
             .collect();
-        let mut pass = Pass::new(&config, latent_map_size);
+        let mut pass = Pass::new(&config, side);
         let mut gradient = vec![0f32; weights.len()];
         let mut short = Batch::default();
         short.push_row(&row(5, 30));
@@ -152,7 +172,7 @@ fn compare_gradients(batch: fn() -> Batch, latent_map_size: Option<usize>) {
 #[test]
 fn foreign_tokens_sources_and_segments_are_refused() {
     let config = config(CONFIGS[1]);
-    let mut pass = Pass::new(&config, None);
+    let mut pass = Pass::new(&config, NONE);
     let weights = vec![0f32; config.num_parameters() as usize];
     type Spoil = fn(&mut Batch);
     let cases: [(Spoil, &str); 4] = [
@@ -176,7 +196,7 @@ fn foreign_tokens_sources_and_segments_are_refused() {
 #[test]
 fn gradients_of_taps_are_differences() {
     let config = config(CONFIGS[3]);
-    let student = Student::random_with(&config, Some(20), 7, 0.15).unwrap();
+    let student = Student::random_with(&config, MAP, 7, 0.15).unwrap();
     let mut weights = Vec::new();
     for (_, variable) in student.variables() {
         let values: Vec<f32> = variable.flatten_all().unwrap().to_vec1().unwrap();
@@ -192,7 +212,7 @@ fn gradients_of_taps_are_differences() {
         batch.sources[5],
         40,
     ];
-    let mut pass = Pass::new(&config, Some(20));
+    let mut pass = Pass::new(&config, MAP);
     let readout = |index: usize| (index as f32 * 0.37).sin();
     let mut loss = |weights: &[f32], gradient: &mut [f32]| -> f64 {
         let run = pass.run(weights, &batch, gradient, |logits, taps| {
@@ -251,10 +271,11 @@ fn gradients_of_exits_are_differences() {
     let cases: [(Batch, &[Vec<bool>]); 3] =
         [(rows, &left_out), (batch(), &[]), (latent_batch(), &[])];
     for (batch, left_out) in cases {
-        let mut pass = Pass::new(&config, None);
+        let mut pass = Pass::new(&config, NONE);
         let depth = Depth {
             exits: &[1, 2],
             left_out,
+            ..Depth::default()
         };
         let mut loss = |weights: &[f32], gradient: &mut [f32]| -> f64 {
             let mut sum = 0.0;
@@ -284,6 +305,153 @@ fn gradients_of_exits_are_differences() {
             assert!(
                 (found - expected).abs() < 2e-2 * (1.0 + expected.abs()),
                 "weight {index}: {found} and {expected}"
+            );
+        }
+    }
+}
+
+/// Weights of a student one after the other, none of them at a value where a mistake would not show.
+fn disturbed(config: &ModelConfig, side: SideModules) -> Vec<f32> {
+    let student = Student::random_with(config, side, 7, 0.15).unwrap();
+    let read = |variable: &candle_core::Var| -> Vec<f32> {
+        variable.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let values = student.variables().iter().flat_map(|(name, variable)| {
+        let is_new = name.starts_with("shortcut.");
+        let values = read(variable).into_iter().enumerate();
+        values.map(move |(i, x)| match is_new {
+            true => x * 0.5 + (i as f32 * 0.7).sin() * 0.4,
+            false => x,
+        })
+    });
+    values.collect()
+}
+
+/// A student's row with its teacher's, three latent tokens.
+fn thoughtful(is_forced: bool, with_teacher: bool) -> TokenizedRow {
+    let mut teacher = row(2, 14);
+    teacher.answer = 11;
+    let mut student = row(3, 12);
+    (student.answer, student.latents, student.is_forced) = (8, 4..7, is_forced);
+    student.spans[0].range.end = 7;
+    student.spans[1].range.start = 7;
+    student.teacher = with_teacher.then(|| Arc::new(teacher));
+    let thought = |step, critical| Thought { step, critical };
+    student.thoughts = vec![thought(5, true), thought(8, false), thought(10, true)];
+    student
+}
+
+#[test]
+fn forced_latent_tokens_wait_for_the_teacher_alone() {
+    let mut batch = Batch::default();
+    batch.push_row(&thoughtful(true, true));
+    batch.push_row(&thoughtful(false, true));
+    assert_eq!(batch.taps[..6], [5, 14 + 4, 8, 14 + 5, 10, 14 + 6]);
+    assert_eq!(batch.critical[..6], [true, true, false, false, true, true]);
+    // Each but the first reads what the teacher computed for the one before.
+    assert_eq!(batch.fed, [(14 + 5, 5), (14 + 6, 8)]);
+    assert_eq!(batch.read_by(14 + 4), (14 + 3, false));
+    assert_eq!(batch.read_by(14 + 6), (8, true));
+    let sizes: Vec<usize> = batch.waves().iter().map(|wave| wave.len()).collect();
+    // Teachers and beginnings; the first row's rest and one; one; the second row's rest.
+    assert_eq!(sizes, [2 * (14 + 4), 8 + 1, 1, 6]);
+}
+
+/// Fed tokens read the teacher's states themselves, and send nothing back there.
+#[test]
+fn a_forced_row_is_the_free_one_with_the_teachers_states() {
+    let config = config(CONFIGS[3]);
+    let weights = disturbed(&config, NONE);
+    let mut batch = Batch::default();
+    batch.push_row(&thoughtful(true, true));
+    let mut pass = Pass::new(&config, NONE);
+    let mut states = Vec::new();
+    let mut gradient = vec![0f32; weights.len()];
+    pass.run(&weights, &batch, &mut gradient, |logits, taps| {
+        // Only the last latent token has a gradient: it read the teacher's second step.
+        logits.fill(0.0);
+        states.clone_from(taps.states.last().unwrap());
+        let width = states.len() / taps.count;
+        taps.gradients.last_mut().unwrap()[5 * width..].fill(1.0);
+        Ok(())
+    })
+    .unwrap();
+    let read = &pass.kept[0].x;
+    let width = config.hidden_size;
+    // In the order of the waves: teacher, beginning, then the three latent tokens.
+    for (latent, tap) in [(1, 0), (2, 2)] {
+        let at = (14 + 4 + latent) * width;
+        assert_eq!(read[at..at + width], states[tap * width..][..width]);
+    }
+    // The teacher's own tokens learn nothing from it: those that the student's row does not have.
+    let embedding = &gradient[..config.vocab_size * width];
+    let teacher = row(2, 14).tokens;
+    let own = row(3, 12).tokens;
+    let foreign = teacher.iter().filter(|token| !own.contains(token));
+    let mut seen = 0;
+    for token in foreign {
+        let row = &embedding[*token as usize * width..][..width];
+        assert!(row.iter().all(|x| *x == 0.0), "token {token}");
+        seen += 1;
+    }
+    assert!(seen > 3);
+}
+
+/// Routers, adapters and everything below them: against differences of the loss itself.
+#[test]
+fn gradients_of_shortcuts_are_differences() {
+    // All that sets the families apart lies in these two.
+    for (family, with_teacher) in [(CONFIGS[0], true), (CONFIGS[3], false)] {
+        let config = config(family);
+        let weights = disturbed(&config, ROUTED);
+        let mut batch = Batch::default();
+        batch.push_row(&row(3, 9));
+        batch.push_row(&thoughtful(false, with_teacher));
+        // Differences do not know what is held back, so that no row is fed.
+        batch.push_row(&thoughtful(false, true));
+        let mut pass = Pass::new(&config, ROUTED);
+        let depth = Depth {
+            routed: true,
+            ..Depth::default()
+        };
+        let readout = |index: usize| (index as f32 * 0.37).sin() * 0.3;
+        let mut loss = |weights: &[f32], gradient: &mut [f32]| -> f64 {
+            let mut sum = 0.0;
+            let run = pass.run_with(weights, &batch, depth, gradient, |_, logits, taps| {
+                for (index, x) in logits.iter_mut().enumerate() {
+                    sum += f64::from(*x * readout(index)) * 0.1;
+                    *x = readout(index) * 0.1;
+                }
+                let states = taps.states.iter().zip(&mut taps.gradients);
+                let gates = taps.gates.iter().zip(&mut taps.dgates);
+                let pairs = states.chain(gates).flat_map(|(x, dx)| x.iter().zip(dx));
+                for (index, (x, dx)) in pairs.enumerate() {
+                    sum += f64::from(*x * readout(index));
+                    *dx += readout(index);
+                }
+                assert_eq!(taps.gates.len(), 2);
+                Ok(())
+            });
+            run.unwrap();
+            sum
+        };
+        let mut gradient = vec![0f32; weights.len()];
+        loss(&weights, &mut gradient);
+        let mut spare = vec![0f32; weights.len()];
+        let own = config.num_parameters() as usize;
+        let side = (own..weights.len()).step_by(11);
+        for index in (0..own).step_by(own / 40).chain(side) {
+            let step = 1e-2;
+            let mut moved = weights.clone();
+            moved[index] += step;
+            let up = loss(&moved, &mut spare);
+            moved[index] -= 2.0 * step;
+            let down = loss(&moved, &mut spare);
+            let expected = (up - down) / f64::from(2.0 * step);
+            let found = f64::from(gradient[index]);
+            assert!(
+                (found - expected).abs() < 2e-2 * (1.0 + expected.abs()),
+                "{family} weight {index} of {own}: {found} and {expected}"
             );
         }
     }

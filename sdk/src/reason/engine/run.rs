@@ -138,10 +138,17 @@ impl Run {
             None => spec.depth(route.depth)?,
         };
         let layers = model.config().num_hidden_layers;
-        if let Depth::Exits(exits) = &depth
-            && let Some((place, message)) = exits.fault(layers)
-        {
-            return Err(Error::new(ErrorKind::Argument, message).at(format_args!("exits.{place}")));
+        let fault = match &depth {
+            Depth::Exits(exits) => exits.fault(layers).map(|fault| ("exits", fault)),
+            Depth::Shortcut(shortcut) => {
+                let fault = shortcut.fault(model.config());
+                fault.map(|fault| ("shortcut", fault))
+            }
+            Depth::Full | Depth::Drafts(_) => None,
+        };
+        if let Some((section, (place, message))) = fault {
+            let place = format_args!("{section}.{place}");
+            return Err(Error::new(ErrorKind::Argument, message).at(place));
         }
 
         let account = Account {

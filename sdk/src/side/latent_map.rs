@@ -20,7 +20,7 @@ pub(crate) mod names {
 }
 
 /// The tensors of a latent map with one hidden layer of `inner_size` values over states of `hidden_size`, by name and shape.
-pub fn latent_map_tensors(hidden_size: usize, inner_size: usize) -> Vec<TensorShape> {
+pub(crate) fn tensors(hidden_size: usize, inner_size: usize) -> Vec<TensorShape> {
     let tensor = |name: &str, part: &str, shape: &[usize]| TensorShape {
         name: format!("{name}.{part}"),
         shape: shape.to_vec(),
