@@ -203,7 +203,8 @@ fn a_chain_with_shortcuts_allocates_nothing() {
     let (map, mut halted) = (LatentMap::default(), 0);
     let count = allocations(|| {
         for step in 0..32 {
-            let leaves_out = |layer: usize, gate: f32| (layer + step) % 3 == 0 || gate > 0.5;
+            let leaves_out =
+                |layer: usize, gate: f32| (layer + step).is_multiple_of(3) || gate > 0.5;
             let routed = session.step_routed(&map, &shortcut, step == 31, leaves_out);
             halted += usize::from(routed.unwrap().halted.is_some());
         }

@@ -351,7 +351,8 @@ fn the_engine_takes_shortcuts_and_counts_them() {
 #[test]
 fn nonsense_in_a_bundle_is_refused_by_field() {
     let config = config(ModelType::Llama);
-    let cases: [(fn(&mut ShortcutSpec), &str); 4] = [
+    type Spoil = fn(&mut ShortcutSpec);
+    let cases: [(Spoil, &str); 4] = [
         (|s| s.size.router = 0, "shortcut.size.router: 0"),
         (
             |s| s.size.adapter = 81,
