@@ -124,7 +124,7 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
     let report: Report = serde_json::from_slice(&whole[0]).unwrap();
     let task = &report.tasks[0];
     assert!(report.missing.is_empty());
-    assert_eq!((task.methods.len(), task.comparisons.len()), (10, 7));
+    assert_eq!((task.methods.len(), task.comparisons.len()), (11, 8));
     for method in &task.methods {
         assert_eq!((method.seeds.len(), method.sweep.len()), (2, 2));
         assert!(method.seeds.iter().all(|seed| seed.steps == 24));
@@ -137,7 +137,7 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
     // Two stages of two positions: latent steps for one, pauses for the other, and nothing.
     let passes = ["coconut", "pause-as-thought", "no-thought"].map(|label| {
         let method = of(label);
-        (method.latent_steps, method.layer_passes >= 6.0)
+        (method.latent_steps, method.layer_passes >= 12.0)
     });
     assert_eq!(passes, [(4.0, true), (0.0, true), (0.0, false)]);
     assert_eq!(of("codi").latent_steps, 3.0);
@@ -147,6 +147,16 @@ fn a_killed_grid_has_the_report_of_one_that_never_stopped() {
         let right = (method.accuracy.value * found.n as f64).round() as usize;
         assert_eq!((found.n, found.own), (24, right));
     }
+    // And so has the one that stands in for routers, at the student's own threshold.
+    let (method, found) = (of("s1.5-r"), of("s1.5-r").routing.clone().unwrap());
+    let rule = |name: &str| found.rules.iter().find(|rule| rule.rule == name).unwrap();
+    let right = (method.accuracy.value * found.n as f64).round() as usize;
+    assert_eq!((found.n, rule("router, own λ, halt").right), (24, right));
+    // Four steps of two layers; halting before the second one leaves it out of all but the last.
+    assert_eq!(rule("full").layers, 24 * 4 * 2);
+    assert_eq!(rule("fixed, halt before layer 1").layers, 24 * (3 + 2));
+    assert_eq!(found.auroc.len(), 2);
+    assert!(of("codi").routing.is_none());
     assert!(of("pause-as-thought").interventions.is_none());
     assert!(of("no-cot").skipped.is_none() && of("no-cot").deleted.is_none());
 

@@ -6,7 +6,7 @@
 //! student  q <|latent|>        z1                         z2  <|cot|> <|answer|> a      cross-entropy of the answer; states drawn to those above
 //! ```
 //!
-//! Stage 1: each latent token's last state is drawn to that of the last token of its group. `z2` reads what `z1` computed, or, for most rows, what the
+//! First the student learns the rationale in words, as a teacher's states mean nothing before. Stage 1: each latent token's last state is drawn to that of the last token of its group. `z2` reads what `z1` computed, or, for most rows, what the
 //! teacher computed at `z1`'s group, so that all of them learn at once. Stage 2: the student stays as it is; a router and an adapter before every layer
 //! but the first learn which latent steps can do without it.
 //!
@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::loss::{Objective, ShortcutWeights};
 use crate::student::Student;
 
-/// Stage 1 alone: all steps of the experiment.
+/// Words, then stage 1: all steps of the experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Alignment {
@@ -39,6 +39,8 @@ pub struct Alignment {
     pub alpha: f32,
     /// Share of the rows whose latent tokens read their own states instead of the teacher's; drawn anew in every epoch.
     pub self_fed: f64,
+    /// Share of the steps in words alone, before.
+    pub words: f64,
 }
 
 impl Default for Alignment {
@@ -47,15 +49,16 @@ impl Default for Alignment {
             latents: 4,
             alpha: 1.0,
             self_fed: 0.3,
+            words: 0.3,
         }
     }
 }
 
-/// Both stages, with the loss of the paper in our reading.
+/// Words, then both stages, with the loss of the paper in our reading.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct System15(pub Shortcut);
 
-/// Both stages, with terms of ours that push routers.
+/// The same with terms of ours that push routers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct System15R(pub Shortcut);
 
@@ -69,6 +72,8 @@ pub struct Shortcut {
     pub alpha: f32,
     /// As [`Alignment::self_fed`].
     pub self_fed: f64,
+    /// As [`Alignment::words`].
+    pub words: f64,
     /// Share of the steps that stage 2 takes.
     pub second: f64,
     /// Width of a router's hidden layer.
@@ -93,11 +98,13 @@ impl Default for Shortcut {
             latents,
             alpha,
             self_fed,
+            words,
         } = Alignment::default();
         Shortcut {
             latents,
             alpha,
             self_fed,
+            words,
             second: 0.3,
             router_size: 8,
             adapter_size: 16,
@@ -127,11 +134,37 @@ impl Alignment {
         if !(0.0..=1.0).contains(&self.self_fed) {
             return Err(format!("`self_fed` is {}; expected a share", self.self_fed));
         }
+        if !(0.0..1.0).contains(&self.words) {
+            return Err(format!(
+                "`words` is {}; expected a share below 1",
+                self.words
+            ));
+        }
         Ok(())
     }
 
     pub(super) fn teach(&self, context: &Context) -> Result<Taught> {
-        self.stage(context, context.training(LATENT))
+        self.stages(context, context.spec.steps)
+    }
+
+    /// Words and stage 1 in `steps` steps.
+    fn stages(&self, context: &Context, steps: u64) -> Result<Taught> {
+        let words = (context.spec.steps as f64 * self.words).round() as u64;
+        let mut after = None;
+        if words > 0 {
+            let mut training = context.training(COT);
+            training.name = "words".to_owned();
+            training.steps = words;
+            training.constant_rate = true;
+            let rows = context.encode(&context.encoder()?, COT, context.rows)?;
+            after = Some(context.train_on(training, rows)?);
+            context.unless_stopped()?;
+        }
+        let mut training = context.training(LATENT);
+        training.name = "stage-1".to_owned();
+        training.steps = steps - words;
+        training.after = after;
+        self.stage(context, training)
     }
 
     fn stage(&self, context: &Context, mut training: Training) -> Result<Taught> {
@@ -166,6 +199,7 @@ impl Shortcut {
             latents: self.latents,
             alpha: self.alpha,
             self_fed: self.self_fed,
+            words: self.words,
         }
     }
 
@@ -185,10 +219,11 @@ impl Shortcut {
     pub(super) fn check(&self, steps: u64, is_ours: bool) -> Result<(), String> {
         self.alignment().check()?;
         let second = self.second_steps(steps);
-        if !(0.0..1.0).contains(&self.second) || second == 0 || second >= steps {
+        let words = (steps as f64 * self.words).round() as u64;
+        if !(0.0..1.0).contains(&self.second) || second == 0 || second + words >= steps {
             return Err(format!(
-                "`second` is {}; expected a share that leaves each stage a step of {steps}",
-                self.second
+                "`second` is {} and `words` is {}; expected shares that leave each stage a step of {steps}",
+                self.second, self.words
             ));
         }
         for (name, size) in [
@@ -226,10 +261,9 @@ impl Shortcut {
             )));
         }
         let second = self.second_steps(context.spec.steps);
-        let mut training = context.training(LATENT);
-        training.name = "stage-1".to_owned();
-        training.steps -= second;
-        let first = self.alignment().stage(context, training)?;
+        let first = self
+            .alignment()
+            .stages(context, context.spec.steps - second)?;
         context.unless_stopped()?;
 
         let mut training = context.training(LATENT);
