@@ -150,7 +150,7 @@ impl Asker {
 }
 
 /// The first of the largest logits.
-fn largest(logits: &[f32]) -> TokenId {
+pub(super) fn largest(logits: &[f32]) -> TokenId {
     let best = logits
         .iter()
         .enumerate()

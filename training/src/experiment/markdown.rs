@@ -168,6 +168,13 @@ fn routing_markdown(text: &mut String, label: &str, found: &Routing) {
             by_seed.join(", ")
         );
     }
+    let mixed = Proportion::new(found.mixed, found.n);
+    let [low, high] = mixed.interval.map(|x| x * 100.0);
+    let _ = writeln!(
+        text,
+        "As it was trained, with mixes of layer and adapter instead of choices, in the training graph and in f32: {:.1} % ({low:.1} – {high:.1}).\n",
+        mixed.value * 100.0
+    );
     *text += "| rule | layers | accuracy % | interval |\n|---|---|---|---|\n";
     for outcome in &found.rules {
         let share = Proportion::new(outcome.right, found.n);

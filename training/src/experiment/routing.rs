@@ -21,10 +21,14 @@ use skimstone::{
     DepthPolicy, Model, ModelOptions, RouteSpec, Session, SessionOptions, ShortcutSpec,
 };
 
-use super::interventions::Asker;
-use crate::data::Row;
+use super::interventions::{Asker, largest};
+use crate::data::{Encoder, Row};
 use crate::error::Result;
 use crate::methods::shortcut::{critical, groups};
+use crate::pack::Batch;
+use crate::pass::{Depth, Pass};
+use crate::recipe::Recipe;
+use crate::student::Student;
 use crate::tasks::Task;
 
 /// Questions that are asked by each rule.
@@ -32,6 +36,9 @@ const QUESTIONS: usize = 500;
 
 /// Thresholds that are looked at.
 const THRESHOLDS: [f32; 6] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8];
+
+/// Questions of one pass.
+const ROWS: usize = 50;
 
 /// Seed of the coins.
 const SEED: u64 = 1;
@@ -42,6 +49,9 @@ const SEED: u64 = 1;
 pub struct Routing {
     /// Questions.
     pub n: usize,
+    /// Right answers of the student as it was trained, where latent tokens take a mix of layer and adapter: every token of the answer the likeliest, given
+    /// those before.
+    pub mixed: usize,
     /// One entry per rule.
     pub rules: Vec<RuleOutcome>,
     /// Probability that the routers say more of a step that is not critical than of one that is, for each student; empty if the task has steps of one
@@ -65,6 +75,7 @@ impl Routing {
     /// Both students' counts; rules in the same order.
     pub(crate) fn add(mut self, other: Routing) -> Routing {
         self.n += other.n;
+        self.mixed += other.mixed;
         for (own, other) in self.rules.iter_mut().zip(other.rules) {
             own.right += other.right;
             own.layers += other.layers;
@@ -74,17 +85,18 @@ impl Routing {
     }
 }
 
-/// Asks the first rows greedily by every rule; `None` for a bundle without routers.
+/// Asks the first rows greedily by every rule; `None` for a bundle without routers. `student` is what the bundle was made of, `recipe` how it was taught.
 pub(crate) fn route(
     bundle: &Path,
+    (student, recipe): (&Student, &Recipe),
     rows: &[Row],
     task: &Task,
-    route: &str,
+    route_name: &str,
     max_answer_tokens: usize,
 ) -> Result<Option<Routing>> {
     let model = Model::open(bundle, ModelOptions::new().with_threads(1))?;
     let spec = model.reasoning();
-    let (Some(own), route) = (spec.shortcut, spec.route(route)?.clone()) else {
+    let (Some(own), route) = (spec.shortcut, spec.route(route_name)?.clone()) else {
         return Ok(None);
     };
     let (layers, steps) = (model.config().num_hidden_layers, route.latent_steps);
@@ -107,6 +119,7 @@ pub(crate) fn route(
     let rows = &rows[..rows.len().min(QUESTIONS)];
     let mut found = Routing {
         n: rows.len(),
+        mixed: mixed(student, recipe, rows, route_name)?,
         ..Routing::default()
     };
     let mut ask = |name: String, how: ShortcutSpec, rule: &mut Rule<'_>| -> Result<()> {
@@ -176,6 +189,41 @@ pub(crate) fn route(
     Ok(Some(found))
 }
 
+/// Rows whose answers the student gives as it was trained.
+fn mixed(student: &Student, recipe: &Recipe, rows: &[Row], route: &str) -> Result<usize> {
+    let encoder = Encoder::open(&recipe.tokenizer, &recipe.routes)?;
+    let mut weights = Vec::new();
+    for (_, variable) in student.variables() {
+        let values: Vec<f32> = variable.flatten_all()?.to_vec1()?;
+        weights.extend(values);
+    }
+    let mut pass = Pass::new(student.config(), student.side());
+    let mut spare = vec![0f32; weights.len()];
+    let depth = Depth {
+        routed: true,
+        ..Depth::default()
+    };
+    let (mut right, vocabulary) = (0, student.config().vocab_size);
+    for rows in rows.chunks(ROWS) {
+        let mut batch = Batch::default();
+        for row in rows {
+            batch.push_row(&encoder.encode(route, &row.question, &row.chunks, &row.answer)?);
+        }
+        pass.run_with(&weights, &batch, depth, &mut spare, |_, logits, _| {
+            let picked = logits.chunks_exact(vocabulary).map(largest);
+            let mut hits = picked.zip(&batch.targets).map(|(id, target)| id == *target);
+            for count in &batch.row_targets {
+                let missed = hits.by_ref().take(*count).filter(|hit| !hit).count();
+                right += usize::from(missed == 0);
+            }
+            // Nothing is learned.
+            logits.fill(0.0);
+            Ok(())
+        })?;
+    }
+    Ok(right)
+}
+
 /// Told the question, the step, the layer and what its router says: whether the layer is left out.
 type Rule<'a> = dyn FnMut(usize, usize, usize, f32) -> bool + 'a;
 
@@ -225,6 +273,7 @@ mod tests {
     fn students_add_up() {
         let one = |right| Routing {
             n: 10,
+            mixed: right,
             rules: vec![RuleOutcome {
                 rule: "full".to_owned(),
                 right,
@@ -237,6 +286,6 @@ mod tests {
             (both.n, both.rules[0].right, both.rules[0].layers),
             (20, 7, 60)
         );
-        assert_eq!(both.auroc, [0.5, 0.5]);
+        assert_eq!((both.auroc, both.mixed), (vec![0.5, 0.5], 7));
     }
 }

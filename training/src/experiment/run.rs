@@ -433,7 +433,14 @@ pub fn run_cell(
         skips: test.skips.filter(|_| writes_rationales(method)),
         labels: taught.labels,
         interventions: intervene(&bundle, &files.read(Split::Test)?, task, taught.route, most)?,
-        routing: route(&bundle, &files.read(Split::Test)?, task, taught.route, most)?,
+        routing: route(
+            &bundle,
+            (&student, &taught.recipe),
+            &files.read(Split::Test)?,
+            task,
+            taught.route,
+            most,
+        )?,
         notes: taught.notes,
     };
     write_json(&folder.join("result.json"), &record)
