@@ -82,8 +82,8 @@ pub use sampler::{Sampled, Sampler, SamplerOptions};
 pub use session::{Session, SessionOptions, SessionUsage, Snapshot, StepInput};
 pub use spec::{
     AutoSpec, Calibration, CalibrationPoint, Depth, DepthPolicy, DraftSpec, ExitCalibration,
-    ExitDecay, ExitMeasure, ExitPoint, ExitSpec, GateKind, LatentMap, MissingKv, ReasoningSpec,
-    RouteDepth, RouteKind, RouteSpec,
+    ExitDecay, ExitMeasure, ExitPoint, ExitSpec, GateKind, LadderCalibration, LadderSpec,
+    LatentMap, Limited, MissingKv, ReasoningSpec, RouteDepth, RouteKind, RouteSpec, Rung, Sorted,
 };
 pub use stop::StopStrings;
 pub use tokenizer::{DecodeStream, Tokenizer};
