@@ -15,10 +15,10 @@ mod report;
 
 use std::path::PathBuf;
 
-use skimstone::{LadderCalibration, LadderSpec, Limited, Model, ReasoningSpec, Rung};
+use skimstone::{LadderCalibration, LadderSpec, Limited, ReasoningSpec, Rung};
 
 use self::ladders::{Chain, chains, cheapest};
-use self::outcomes::{Exam, Route, front};
+use self::outcomes::{Exam, Route, drop_dominated, front};
 use self::report::Report;
 use super::calibration::{Questions, share, tell, within};
 use crate::failure::Result;
@@ -87,7 +87,8 @@ impl CalibrateEffort {
         };
         let exam = Exam::new(&model, &questions)?;
         let mut routes = exam.routes(&names, SHARES.len())?;
-        let rungs = front(&mut routes);
+        drop_dominated(&mut routes);
+        let rungs = front(&routes);
         let chains = chains(&rungs, self.max_loss, self.failure);
         let chosen = cheapest(&chains, &rungs);
         let limited = exam.limited(&rungs, &SHARES)?;

@@ -37,6 +37,8 @@ pub(super) struct Climb {
     pub(super) spent: Spending,
     /// The answer that the student was surest of, from the rungs before.
     pub(super) kept: Option<Kept>,
+    /// That is the answer.
+    pub(super) recalled: bool,
 }
 
 /// What the rungs before took. Narrow, so that sums of hostile ones do not overflow.
@@ -88,6 +90,7 @@ pub(super) struct ClimbNote {
     cut: bool,
     pub(super) spent: Spending,
     pub(super) kept: Option<Kept>,
+    recalled: bool,
 }
 
 fn narrow(count: usize) -> u32 {
@@ -181,14 +184,24 @@ impl Engine {
             Some(replay) => replay.rung(),
             None => choose(ladder, 0, left, -1.0),
         };
-        let rung = planned.unwrap_or(0).min(ladder.rungs.len() - 1);
-        let mut run = self.rung_run(prompt, ask, rung)?;
+        let mut rung = planned.unwrap_or(0).min(ladder.rungs.len() - 1);
+        let mut run = self.rung_run(prompt, ask, rung);
+        // The best one under a limit may need more than there is; the cheapest that does not is taken then.
+        for cheaper in (0..rung).rev() {
+            if run.is_ok() {
+                break;
+            }
+            rung = cheaper;
+            run = self.rung_run(prompt, ask, rung);
+        }
+        let mut run = run?;
         run.climb = Some(Box::new(Climb {
             ask: ask.clone(),
             rung,
             question: prompt.len(),
             spent: Spending::default(),
             kept: None,
+            recalled: false,
         }));
         Ok(run)
     }
@@ -433,6 +446,7 @@ impl Engine {
             question: climb.question,
             spent,
             kept,
+            recalled: false,
         }));
         self.note_rung(&mut next, rung + 1, taken, left);
         Ok(Some(next))
@@ -488,6 +502,7 @@ impl Engine {
             question: prompt.len(),
             spent: note.spent,
             kept: note.kept.clone(),
+            recalled: note.recalled,
         }));
         Ok(run)
     }
@@ -505,26 +520,22 @@ impl Engine {
             narrow(usage.thinking_tokens + usage.answer_tokens + usage.probe_tokens)
         };
         let own = generated(&run.answer.usage);
-        let usage = &mut run.answer.usage;
-        usage.thinking_tokens = kept.thinking_tokens as usize;
-        usage.answer_tokens = kept.answer_tokens as usize;
-        usage.probe_tokens = kept.probe_tokens as usize;
-        usage.skipped_tokens = 0;
-        let of_kept = generated(usage);
+        run.take_books(&kept);
+        let of_kept = generated(&run.answer.usage);
         if let Some(climb) = &mut run.climb {
             let spent = &mut climb.spent;
             spent.generated_tokens = spent
                 .generated_tokens
                 .saturating_add(own)
                 .saturating_sub(of_kept);
+            climb.recalled = true;
+            climb.kept = Some(kept.clone());
         }
         if let Some(ladder) = &model.reasoning().ladder
             && let Some(rung) = ladder.rungs.get(rung)
         {
             run.answer.along.clone_from(&rung.route);
         }
-        run.answer.thinking = kept.thinking.clone();
-        run.answer.thinking_ids = kept.thinking_ids.clone();
         let answered: Vec<Sampled> = kept.answered.iter().map(thought::sampled).collect();
         run.answer.ids = answered.iter().map(|sampled| sampled.id).collect();
         run.answer.text.clear();
@@ -536,7 +547,6 @@ impl Engine {
             let (piece, _) = run.answer_text.push(sampled.id, sampled.logprob)?;
             run.show_answer(&mut self.queue, piece);
         }
-        run.smallest = kept.confidence();
         run.answered = answered;
         // The session has no part in it.
         run.pending.clear();
@@ -548,6 +558,18 @@ impl Engine {
 }
 
 impl Run {
+    /// Takes over what is told of an earlier answer, but for its words.
+    pub(super) fn take_books(&mut self, kept: &Kept) {
+        let usage = &mut self.answer.usage;
+        usage.thinking_tokens = kept.thinking_tokens as usize;
+        usage.answer_tokens = kept.answer_tokens as usize;
+        usage.probe_tokens = kept.probe_tokens as usize;
+        usage.skipped_tokens = 0;
+        self.answer.thinking.clone_from(&kept.thinking);
+        self.answer.thinking_ids.clone_from(&kept.thinking_ids);
+        self.smallest = kept.confidence();
+    }
+
     /// Whether the answer may not be the one that stands.
     pub(super) fn may_not_stand(&self) -> bool {
         self.climb.as_ref().is_some_and(|climb| {
@@ -569,6 +591,7 @@ impl Run {
             cut: self.cut,
             spent: climb.spent,
             kept: climb.kept.clone(),
+            recalled: climb.recalled,
         })
     }
 }

@@ -292,6 +292,11 @@ impl Run {
         }
         // Replayed without computing: the counts of probes, of what was skipped and dropped come from before.
         self.restore_books(&thought.earlier);
+        if let Some(climb) = self.climb.clone().filter(|climb| climb.recalled)
+            && let Some(kept) = &climb.kept
+        {
+            self.take_books(kept);
+        }
         let tokens = self.answer.usage.thinking_tokens;
         self.decide(queue, Choice::Resumed(tokens));
         Ok(())

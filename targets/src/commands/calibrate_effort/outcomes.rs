@@ -147,8 +147,8 @@ impl<'a> Exam<'a> {
     }
 }
 
-/// The routes that no other one beats at no more layer passes, from cheap to dear; the others are told which one does.
-pub(super) fn front(routes: &mut [Route]) -> Vec<&Route> {
+/// Sorts routes from cheap to dear, and marks those that another one beats at no more layer passes.
+pub(super) fn drop_dominated(routes: &mut [Route]) {
     routes.sort_by(|a, b| {
         let cost = |route: &Route| route.score.mean_layer_passes;
         cost(a)
@@ -164,6 +164,10 @@ pub(super) fn front(routes: &mut [Route]) -> Vec<&Route> {
             _ => best = Some((route.score.correct, route.name.clone())),
         }
     }
+}
+
+/// The routes that are left.
+pub(super) fn front(routes: &[Route]) -> Vec<&Route> {
     let kept = routes.iter().filter(|route| route.dropped.is_none());
     kept.collect()
 }
@@ -208,7 +212,8 @@ pub(super) mod tests {
             route("dear", 50, &[yes, yes, yes, no]),
             route("middle", 20, &[yes, yes, no, no]),
         ];
-        let kept: Vec<&str> = front(&mut routes)
+        drop_dominated(&mut routes);
+        let kept: Vec<&str> = front(&routes)
             .iter()
             .map(|route| route.name.as_str())
             .collect();
