@@ -82,8 +82,9 @@ pub use session::{LatentStep, Session, SessionOptions, SessionUsage, Snapshot, S
 pub use side::{LatentMapWeights, ShortcutSize, ShortcutWeights, SideModules};
 pub use spec::{
     AutoSpec, Calibration, CalibrationPoint, Depth, DepthPolicy, DraftSpec, ExitCalibration,
-    ExitDecay, ExitMeasure, ExitPoint, ExitSpec, GateKind, LatentMap, MissingKv, ReasoningSpec,
-    RouteDepth, RouteKind, RouteSpec, ShortcutSpec,
+    ExitDecay, ExitMeasure, ExitPoint, ExitSpec, GateKind, LadderCalibration, LadderSpec,
+    LatentMap, Limited, MissingKv, ReasoningSpec, RouteDepth, RouteKind, RouteSpec, Rung,
+    ShortcutSpec, Sorted,
 };
 pub use stop::StopStrings;
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -1,11 +1,12 @@
 //! What a student was trained to do: its reasoning routes and the tokens that mark them.
 //!
 //! A route is a pair of token strings around the thinking: `open` follows the question and starts it, `close` ends it and starts
-//! the answer. `direct` has no thinking, so its `close` is empty. The route `auto` is a section of its own ([`AutoSpec`]): it thinks
-//! along another route and says when that may stop. The specification stands in the bundle as JSON.
+//! the answer. `direct` has no thinking, so its `close` is empty. The route `auto` is a section of its own: a ladder of routes
+//! ([`LadderSpec`]), or one route and when its thinking may stop ([`AutoSpec`]). The specification stands in the bundle as JSON.
 
 mod auto;
 mod depth;
+mod ladder;
 mod shortcut;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,9 @@ pub use depth::{
     Depth, DepthPolicy, DraftSpec, ExitCalibration, ExitDecay, ExitMeasure, ExitPoint, ExitSpec,
     MissingKv, RouteDepth,
 };
+#[cfg(test)]
+pub(crate) use ladder::tests::rung;
+pub use ladder::{LadderCalibration, LadderSpec, Limited, Rung, Sorted};
 pub use shortcut::ShortcutSpec;
 
 /// How the thinking of a route is done.
@@ -128,9 +132,12 @@ pub struct ReasoningSpec {
     /// For students without such a token: a chunk ends behind each of these, e.g. those of a line break or a full stop.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chunk_ends: Vec<TokenId>,
-    /// The route `auto`, if the student is calibrated for it.
+    /// The route `auto` along one route, if the student is calibrated for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto: Option<AutoSpec>,
+    /// The route `auto` along several; takes the place of `auto`, whose gate then holds for the rung along that route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<LadderSpec>,
     /// Where tokens may leave the stack early, if the student was trained for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<ExitSpec>,
@@ -154,6 +161,7 @@ impl Default for ReasoningSpec {
             chunk: None,
             chunk_ends: Vec::new(),
             auto: None,
+            ladder: None,
             exits: None,
             drafts: None,
             shortcut: None,
@@ -188,14 +196,19 @@ impl ReasoningSpec {
         serde_json::to_string(self).expect("a specification has string keys and finite numbers")
     }
 
-    /// The route called `name`; for `auto` the one that it thinks along.
+    /// The route called `name`; for `auto` the one that it thinks along, which is that of the ladder's last rung if there is one.
     ///
     /// # Errors
     /// [`ErrorKind::UnknownRoute`], listing the known ones.
     pub fn route(&self, name: &str) -> Result<&RouteSpec> {
-        let along = self.gate(name).map_or(name, |auto| &auto.route);
+        let last = self.ladder(name).and_then(|ladder| ladder.rungs.last());
+        let along = match (last, self.gate(name)) {
+            (Some(rung), _) => &rung.route,
+            (None, Some(auto)) => &auto.route,
+            (None, None) => name,
+        };
         self.routes.get(along).ok_or_else(|| {
-            let auto = self.auto.iter().map(|_| AutoSpec::NAME);
+            let auto = self.has_auto().then_some(AutoSpec::NAME);
             let known: Vec<&str> = self.routes.keys().map(String::as_str).chain(auto).collect();
             Error::new(
                 ErrorKind::UnknownRoute,
@@ -205,6 +218,16 @@ impl ReasoningSpec {
                 ),
             )
         })
+    }
+
+    /// Whether there is a route `auto`.
+    pub fn has_auto(&self) -> bool {
+        self.auto.is_some() || self.ladder.is_some()
+    }
+
+    /// The ladder of the route called `name`: `auto` may have one.
+    pub(crate) fn ladder(&self, name: &str) -> Option<&LadderSpec> {
+        self.ladder.as_ref().filter(|_| name == AutoSpec::NAME)
     }
 
     /// The gate of the route called `name`: `auto` has one.
@@ -266,7 +289,9 @@ impl ReasoningSpec {
             );
             return fail("version", message);
         }
-        let known = |name: &String| self.routes.contains_key(name) || self.gate(name).is_some();
+        let known = |name: &String| {
+            self.routes.contains_key(name) || (name == AutoSpec::NAME && self.has_auto())
+        };
         if !known(&self.default_route) {
             return fail(
                 "default_route",
@@ -358,6 +383,7 @@ impl ReasoningSpec {
             ("drafts", drafts),
             ("shortcut", shortcut),
             ("auto", self.auto_fault()),
+            ("ladder", self.ladder_fault()),
         ] {
             if let Some((place, message)) = fault {
                 return fail(&format!("{section}.{place}"), message);
@@ -386,6 +412,22 @@ impl ReasoningSpec {
             ));
         }
         auto.fault()
+    }
+
+    /// The first field of `ladder` that makes no sense, and why.
+    fn ladder_fault(&self) -> Option<(String, String)> {
+        let ladder = self.ladder.as_ref()?;
+        if let Some(fault) = ladder.fault() {
+            return Some(fault);
+        }
+        if self.routes.contains_key(AutoSpec::NAME) {
+            let message = "a route of its own is called `auto`, too".to_owned();
+            return Some(("rungs".to_owned(), message));
+        }
+        let unknown = |rung: &Rung| !self.routes.contains_key(&rung.route);
+        let i = ladder.rungs.iter().position(unknown)?;
+        let message = format!("`{}` is not among the routes", ladder.rungs[i].route);
+        Some((format!("rungs[{i}].route"), message))
     }
 }
 
@@ -538,6 +580,51 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    #[test]
+    fn a_ladder_is_auto_and_is_checked_against_the_routes() {
+        let config = ModelConfig::from_json(
+            r#"{"model_type":"qwen3","hidden_size":64,"intermediate_size":96,"num_hidden_layers":2,"num_attention_heads":4,
+            "num_key_value_heads":2,"head_dim":32,"vocab_size":8,"max_position_embeddings":128,"rms_norm_eps":1e-6,
+            "rope_theta":1000000,"tie_word_embeddings":true,"bos_token_id":null,"eos_token_id":[1,2]}"#,
+        )
+        .unwrap();
+        // A bundle from before there were ladders says the same as ever, and is written as ever.
+        let old = gated(0.5);
+        assert!(!old.to_json().contains("ladder"));
+        for gate in [None, old.auto.clone()] {
+            let mut spec = old.clone();
+            spec.auto = gate;
+            spec.default_route = "auto".to_owned();
+            spec.ladder = Some(LadderSpec {
+                rungs: vec![rung("direct", 0.2, 10.0), rung("cot", 0.9, 100.0)],
+                calibration: None,
+            });
+            spec.validate(&config).unwrap();
+            assert_eq!(ReasoningSpec::from_json(&spec.to_json()).unwrap(), spec);
+            assert_eq!(spec.route("auto").unwrap().close, [4]);
+            let error = spec.route("fast").unwrap_err().to_string();
+            assert!(error.ends_with("knows: cot, direct, auto"), "{error}");
+
+            let fault = |spec: &ReasoningSpec| spec.validate(&config).unwrap_err().to_string();
+            let mut unknown = spec.clone();
+            unknown.ladder.as_mut().unwrap().rungs[1].route = "auto".to_owned();
+            let error = fault(&unknown);
+            let want = "reasoning: ladder.rungs[1].route: `auto` is not among the routes";
+            assert_eq!(error, want);
+            let mut twice = spec.clone();
+            twice.routes.insert("auto".to_owned(), RouteSpec::default());
+            assert!(fault(&twice).contains("called `auto`, too"));
+            spec.ladder.as_mut().unwrap().rungs[0].threshold = Some(7.0);
+            assert!(fault(&spec).contains("ladder.rungs[0].threshold: 7 is not from 0 to 1"));
+        }
+        let json = old.to_json().replace(
+            "\"default_route\"",
+            "\"ladder\":{\"rungs\":[],\"height\":3},\"default_route\"",
+        );
+        let error = ReasoningSpec::from_json(&json).unwrap_err().to_string();
+        assert!(error.contains("unknown field `height`"), "{error}");
     }
 
     #[test]

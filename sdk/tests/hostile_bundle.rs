@@ -320,6 +320,40 @@ fn every_rule_behind_the_checksum_has_its_error() {
             "unknown version 9",
         ),
         Case(
+            "a ladder's route",
+            |h| {
+                section(h, "reasoning", |r| {
+                    let rung =
+                        json!({"route": "fast", "accuracy": 0.5, "tokens": 4, "layer_passes": 8});
+                    r["ladder"] = json!({"rungs": [rung]});
+                })
+            },
+            ErrorKind::Reasoning,
+            "ladder.rungs[0].route: `fast` is not among the routes",
+        ),
+        Case(
+            "a ladder's field",
+            |h| {
+                section(h, "reasoning", |r| {
+                    let rung = json!({"route": "direct", "accuracy": 0.5, "tokens": 4, "layer_passes": 8, "luck": 1});
+                    r["ladder"] = json!({"rungs": [rung]});
+                })
+            },
+            ErrorKind::Reasoning,
+            "unknown field `luck`",
+        ),
+        Case(
+            "a ladder's numbers",
+            |h| {
+                section(h, "reasoning", |r| {
+                    let rung = json!({"route": "direct", "accuracy": 0.5, "tokens": -4, "layer_passes": 8});
+                    r["ladder"] = json!({"rungs": [rung]});
+                })
+            },
+            ErrorKind::Reasoning,
+            "ladder.rungs[0].tokens: -4 is no mean of counts",
+        ),
+        Case(
             "generation",
             |h| section(h, "generation", |g| g["top_p"] = json!(7)),
             ErrorKind::Config,

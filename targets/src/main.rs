@@ -7,6 +7,7 @@
 //! skim run qwen3.skim "How long is 7:40 in minutes?" --route cot
 //! skim eval qwen3.skim questions.jsonl.gz           accuracy and cost, question by question
 //! skim calibrate student.skim held-out.jsonl --out new.skim      when may `auto` stop thinking
+//! skim calibrate-effort student.skim held-out.jsonl --out new.skim   which route for which question and budget
 //! skim calibrate-exits student.skim held-out.jsonl --out new.skim     when may a token leave the stack early
 //! skim bench qwen3.skim                             tokens per second, bytes of memory
 //! skim plan qwen3.skim --target pixel-8             does it fit, how fast will it be
@@ -38,8 +39,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    bench, build, calibrate, calibrate_exits, doctor, eval, import, inspect, logits,
-    package as packaging, plan, run, synth, targets,
+    bench, build, calibrate, calibrate_effort, calibrate_exits, doctor, eval, import, inspect,
+    logits, package as packaging, plan, run, synth, targets,
 };
 
 /// Makes, inspects, runs and measures skimstone bundles.
@@ -58,6 +59,8 @@ enum Command {
     Eval(eval::Eval),
     /// Find out from which confidence on a student may stop thinking, and write it into a new bundle.
     Calibrate(calibrate::Calibrate),
+    /// Find out which route answers which question under which budget, and write that into a new bundle.
+    CalibrateEffort(calibrate_effort::CalibrateEffort),
     /// Find out from which confidence on tokens may leave the layers early, and write it into a new bundle.
     CalibrateExits(calibrate_exits::CalibrateExits),
     /// Write the logits after every token to a safetensors file.
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Command::Run(args) => args.run(),
         Command::Eval(args) => args.run(),
         Command::Calibrate(args) => args.run(),
+        Command::CalibrateEffort(args) => args.run(),
         Command::CalibrateExits(args) => args.run(),
         Command::Logits(args) => args.run(),
         Command::Bench(args) => args.run(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use skimstone::kernels::{Format, KvFormat};
-use skimstone::reason::{Ask, ThermalLevel};
+use skimstone::reason::{Ask, Budget, ThermalLevel};
 use skimstone::{
     ChatOptions, ChatTemplate, Error, ErrorKind, Message, Model, ModelOptions, OpenOptions, TokenId,
 };
@@ -86,12 +86,41 @@ impl ModelArgs {
     }
 }
 
+/// What a question may cost; an answer is always kept room for.
+#[derive(clap::Args)]
+pub(crate) struct BudgetArgs {
+    /// Tokens for thinking and answer together; an answer is always kept room for.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    budget_tokens: Option<usize>,
+
+    /// Milliseconds for prompt, thinking and answer together.
+    #[arg(long, value_name = "N")]
+    pub(crate) budget_ms: Option<u64>,
+
+    /// Layers run per position, after the prompt.
+    #[arg(long, value_name = "N")]
+    budget_layer_passes: Option<usize>,
+}
+
+impl BudgetArgs {
+    /// The arguments' names, for those that they make no sense with.
+    pub(crate) const IDS: [&'static str; 3] = ["budget_tokens", "budget_ms", "budget_layer_passes"];
+
+    pub(crate) fn budget(&self) -> Budget {
+        let mut budget = Budget::unlimited();
+        budget.tokens = self.budget_tokens;
+        budget.milliseconds = self.budget_ms;
+        budget.layer_passes = self.budget_layer_passes;
+        budget
+    }
+}
+
 /// What a question may cost beside its route and its budgets.
 #[derive(clap::Args)]
 pub(crate) struct EffortArgs {
     /// Answer within so many milliseconds, with the best answer by then; the student answers aside at the end of every chunk.
     #[arg(long, value_name = "MS")]
-    answer_by: Option<u64>,
+    pub(crate) answer_by: Option<u64>,
 
     /// Of every finished chunk of thinking keep only the last N tokens in memory.
     #[arg(long, value_name = "N")]

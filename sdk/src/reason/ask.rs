@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::budget::{Budget, Clock};
+use super::event::Decision;
 use crate::sampler::SamplerOptions;
 use crate::spec::{Depth, RouteSpec};
 
@@ -81,6 +82,8 @@ pub struct Ask {
     pub drop_chunks: Option<usize>,
     /// How deep generated tokens run, instead of the route's own depth; see [`Ask::with_depth`].
     pub depth: Option<Depth>,
+    /// The log to follow: see [`Ask::with_replay`].
+    pub replay: Option<Vec<Decision>>,
 }
 
 impl Ask {
@@ -171,6 +174,16 @@ impl Ask {
     #[must_use]
     pub fn with_depth(mut self, depth: Depth) -> Self {
         self.depth = Some(depth);
+        self
+    }
+
+    /// Follows the log of an [`Answer`](super::Answer) to the same prompt, with otherwise the same `ask`: the route, and every limit of
+    /// time, heat or memory holds where it held then, whatever the time is now. The same tokens follow; if anything is decided otherwise,
+    /// as with another bundle, seed or prompt, that is an error that names both decisions. For answers that ended by themselves or by a
+    /// limit; those that were cancelled or suspended have no end to come to.
+    #[must_use]
+    pub fn with_replay(mut self, log: Vec<Decision>) -> Self {
+        self.replay = Some(log);
         self
     }
 }

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -57,7 +57,7 @@ impl Budget {
 }
 
 /// What ran out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Limit {
@@ -165,7 +165,15 @@ impl Pace {
         };
     }
 
-    fn of(self, steps: usize) -> Duration {
+    /// Steps that fit into `time`, with the margin; infinite before the first.
+    pub(crate) fn steps_in(self, time: Duration) -> f64 {
+        match self.0 > 0.0 {
+            true => time.as_secs_f64() * 1e3 / (self.0 * PACE_MARGIN),
+            false => f64::INFINITY,
+        }
+    }
+
+    pub(crate) fn of(self, steps: usize) -> Duration {
         Duration::from_secs_f64(self.0 * PACE_MARGIN * steps as f64 / 1e3)
     }
 }

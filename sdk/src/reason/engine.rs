@@ -4,6 +4,7 @@
 //! is fed only when something is to be computed after it, so the last token of an answer costs no pass, and the close is fed
 //! together with the last thinking token in one pass.
 
+mod climb;
 mod lifecycle;
 mod probe;
 mod run;
@@ -14,10 +15,11 @@ use std::time::Instant;
 
 use super::ask::{Ask, EngineOptions};
 use super::budget::{Limit, Pace, Spent, StepKind};
-use super::event::{Answer, Choice, Event, SkipReason};
+use super::event::{Answer, Choice, Event, SkipReason, Usage};
 use super::gate::{Anytime, Gated};
 use super::lifecycle::Lifecycle;
 use super::policy::{NextStep, ReasoningPolicy, policy_of};
+use super::replay::Replay;
 use crate::cancel::CancelHandle;
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,7 +37,9 @@ pub struct Engine {
     /// The session of probes, once there was one. It holds blocks during a probe only.
     aside: Option<Session>,
     options: EngineOptions,
+    /// Of generated positions, and of those of prompts.
     pace: Pace,
+    reading: Pace,
     /// The prompt whose entries stand at the start of the KV cache.
     prompt: Vec<TokenId>,
     run: Option<Run>,
@@ -72,6 +76,7 @@ impl Engine {
             aside: None,
             options,
             pace: Pace::default(),
+            reading: Pace::default(),
             prompt: Vec::new(),
             run: None,
             queue: VecDeque::new(),
@@ -91,6 +96,7 @@ impl Engine {
             aside: None,
             options: self.options.clone(),
             pace: self.pace,
+            reading: self.reading,
             prompt: self.prompt.clone(),
             run: None,
             queue: VecDeque::new(),
@@ -123,11 +129,29 @@ impl Engine {
     /// [`ErrorKind::Memory`] if the session of probes, for `auto` and [`Ask::answer_by`], does not fit the cap.
     pub fn ask(&mut self, prompt: &[TokenId], ask: &Ask) -> Result<()> {
         let spec = self.model().reasoning();
-        if let Some(route) = self.model().thermal().route(spec, ask) {
-            let ask = ask.clone().with_route(route);
-            return self.ask_with_policy(prompt, &ask, self.policy(&ask)?);
+        let other = match self.replay_of(ask)? {
+            Some(replay) if ask.custom_route.is_none() => Some(replay.route()?.to_owned()),
+            Some(_) => None,
+            None => self.model().thermal().route(spec, ask),
+        };
+        let ask = match other {
+            Some(route) => &ask.clone().with_route(route),
+            None => ask,
+        };
+        if self.ladder_of(ask).is_none() {
+            return self.ask_with_policy(prompt, ask, self.policy(ask)?);
         }
-        self.ask_with_policy(prompt, ask, self.policy(ask)?)
+        self.clear()?;
+        self.climb(prompt, ask)
+    }
+
+    /// The log that is to be followed.
+    fn replay_of(&self, ask: &Ask) -> Result<Option<Replay>> {
+        let replay = ask.replay.as_deref().map(Replay::new);
+        if let Some(replay) = &replay {
+            replay.route()?;
+        }
+        Ok(replay)
     }
 
     /// The policy of the route that is asked for.
@@ -160,23 +184,39 @@ impl Engine {
         ask: &Ask,
         policy: Box<dyn ReasoningPolicy>,
     ) -> Result<()> {
+        self.clear()?;
+        let mut run = self.new_run(prompt, ask, policy)?;
+        run.probes |= self.gate_of(ask).is_some();
+        self.start(run)
+    }
+
+    /// Drops the question before, and reserves what it gave back.
+    fn clear(&mut self) -> Result<()> {
         self.run = None;
         self.queue.clear();
         memory::check_refusal()?;
-        self.regrow()?;
-        let mut run = self.new_run(prompt, ask, policy)?;
-        if run.keep_best || self.gate_of(ask).is_some() {
+        self.regrow()
+    }
+
+    /// Makes the sessions ready for how `run` works.
+    fn make_ready(&mut self, run: &Run) -> Result<()> {
+        if run.probes {
             self.aside()?;
         }
         self.session.set_drafts(match run.depth {
             Depth::Drafts(drafts) => Some(drafts),
             Depth::Full | Depth::Exits(_) | Depth::Shortcut(_) => None,
-        })?;
+        })
+    }
+
+    fn start(&mut self, mut run: Run) -> Result<()> {
+        self.make_ready(&run)?;
         run.before = self.usage();
         run.read = run.before;
         self.session.cancel_handle().reset();
         self.lifecycle.enter_foreground();
-        self.queue.push_back(Event::Started {
+        // Before what was decided already.
+        self.queue.push_front(Event::Started {
             route: run.answer.route.clone(),
             prompt_tokens: run.prompt.len(),
         });
@@ -196,7 +236,9 @@ impl Engine {
         };
         let route = self.route_of(ask)?;
         let clock = &self.options.clock;
-        Run::new(&self.session, prompt, ask, route, policy, clock)
+        let mut run = Run::new(&self.session, prompt, ask, route, policy, clock)?;
+        run.follow(self.replay_of(ask)?)?;
+        Ok(run)
     }
 
     /// Works until something happens and tells it; `None` after [`Event::Finished`], or when nothing was asked.
@@ -238,7 +280,7 @@ impl Engine {
                 self.finish(run, reason)?;
                 continue;
             }
-            if let Err(error) = memory::check_refusal() {
+            if let Err(error) = memory::check_refusal().and_then(|()| run.check_replay()) {
                 self.release_aside();
                 return Err(error);
             }
@@ -264,9 +306,7 @@ impl Engine {
                     continue;
                 }
                 Ok(Some(reason)) => {
-                    run.ending = Some(reason);
-                    run.show_rest(&mut self.queue)?;
-                    self.run = Some(run);
+                    self.end_answer(run, reason)?;
                     continue;
                 }
                 Err(error) if error.kind() == ErrorKind::Cancelled => self.cancelled(run),
@@ -338,7 +378,9 @@ impl Engine {
         let fed = self.prompt.len();
         let rest = &run.prompt[fed..];
         let chunk = &rest[..rest.len().min(PREFILL_CHUNK)];
+        let began = run.clock.now();
         self.session.feed(chunk)?;
+        self.reading.observe(run.clock.since(began), chunk.len());
         self.prompt.extend_from_slice(chunk);
         if self.prompt.len() == run.prompt.len() {
             self.note_kv(run);
@@ -382,12 +424,18 @@ impl Engine {
         if run.draft.take().is_some() {
             self.release_aside();
         }
-        let limit = self.heat_limit(run, kind).or_else(|| {
+        let limit = match &run.replay {
+            Some(replay) => replay.thinking_cut(run.place()),
+            None => self.heat_limit(run, kind),
+        };
+        let limit = limit.or_else(|| {
             run.account
                 .thinking_limit(kind, &self.spent(run), self.pace)
         });
         if let Some(limit) = limit {
             run.decide(&mut self.queue, Choice::ThinkingCut(limit));
+            // The route's own limit is part of what was measured of it.
+            run.cut |= limit != Limit::Route;
             let reason = SkipReason::Limit(limit);
             if limit == Limit::Milliseconds && run.best.is_some() {
                 run.end_thinking(&mut self.queue, Some(reason))?;
@@ -481,10 +529,16 @@ impl Engine {
 
     /// Whether a limit ends the answer here: `Some(None)` if an earlier answer takes its place.
     fn cut_answer(&mut self, run: &mut Run) -> Result<Option<Option<FinishReason>>> {
-        if run.answer.usage.answer_tokens == 0 && run.best.is_none() {
+        let kept = run.climb.as_ref().is_some_and(|climb| climb.kept.is_some());
+        if run.answer.usage.answer_tokens == 0 && run.best.is_none() && !kept {
             return Ok(None);
         }
-        let Some(limit) = run.account.answer_limit(&self.spent(run), self.pace) else {
+        let told = run
+            .replay
+            .as_ref()
+            .and_then(|replay| replay.answer_cut(run.place()));
+        let limit = told.or_else(|| run.account.answer_limit(&self.spent(run), self.pace));
+        let Some(limit) = limit else {
             return Ok(None);
         };
         run.decide(&mut self.queue, Choice::AnswerCut(limit));
@@ -590,6 +644,24 @@ impl Engine {
         *peak = (*peak).max(self.session.kv_bytes());
     }
 
+    /// What this run took so far, rungs before it not counted.
+    fn books(&self, run: &Run) -> Usage {
+        let (done, earlier, mut usage) = (self.usage(), &run.earlier, run.answer.usage);
+        usage.generated_tokens = usage.thinking_tokens + usage.answer_tokens + usage.probe_tokens;
+        usage.prompt_layer_passes =
+            run.read.layer_passes - run.before.layer_passes + earlier.prompt_layer_passes as usize;
+        usage.layer_passes =
+            done.layer_passes - run.read.layer_passes + earlier.layer_passes as usize;
+        usage.head_passes =
+            done.head_passes - run.before.head_passes + earlier.head_passes as usize;
+        usage.exits = done.exits - run.before.exits + earlier.exits as usize;
+        usage.kv_passes = done.kv_passes - run.before.kv_passes + earlier.kv_passes as usize;
+        usage.drafted_tokens = done.drafted - run.before.drafted + earlier.guessed as usize;
+        usage.accepted_tokens = done.accepted - run.before.accepted + earlier.accepted as usize;
+        usage.kv_bytes = self.session.kv_bytes();
+        usage
+    }
+
     /// Ends with what there is: an answer that lies ready, or what was generated so far.
     fn cancelled(&mut self, mut run: Run) -> Result<()> {
         if run.best.is_some() {
@@ -598,6 +670,15 @@ impl Engine {
             }
             run.take_best(&mut self.queue)?;
             while self.answer_step(&mut run)?.is_none() {}
+        } else if let Some(kept) = run.climb.as_mut().and_then(|climb| climb.kept.take()) {
+            if run.phase == Phase::Prompt {
+                run.read = self.usage();
+                run.answer.usage.ms_prefill = run.end_phase(Phase::Thinking);
+            }
+            if run.phase == Phase::Thinking {
+                run.end_thinking(&mut self.queue, None)?;
+            }
+            self.recall(&mut run, kept)?;
         }
         self.finish(run, FinishReason::Cancelled)
     }
@@ -618,31 +699,25 @@ impl Engine {
             }
         }
         self.note_kv(&mut run);
-        let done = self.usage();
+        run.answer.usage = self.books(&run);
+        if let Some(climb) = &run.climb {
+            climb.spent.add_to(&mut run.answer.usage);
+        }
         let Answer {
-            usage,
             ids,
             confidence,
+            certainty,
             finish_reason,
             ..
         } = &mut run.answer;
         if !ids.is_empty() {
             *confidence = (run.probabilities / ids.len() as f64) as f32;
+            *certainty = run.smallest;
         }
         *finish_reason = reason;
-        usage.generated_tokens = usage.thinking_tokens + usage.answer_tokens + usage.probe_tokens;
-        let earlier = &run.earlier;
-        usage.prompt_layer_passes =
-            run.read.layer_passes - run.before.layer_passes + earlier.prompt_layer_passes as usize;
-        usage.layer_passes =
-            done.layer_passes - run.read.layer_passes + earlier.layer_passes as usize;
-        usage.head_passes =
-            done.head_passes - run.before.head_passes + earlier.head_passes as usize;
-        usage.exits = done.exits - run.before.exits + earlier.exits as usize;
-        usage.kv_passes = done.kv_passes - run.before.kv_passes + earlier.kv_passes as usize;
-        usage.drafted_tokens = done.drafted - run.before.drafted + earlier.guessed as usize;
-        usage.accepted_tokens = done.accepted - run.before.accepted + earlier.accepted as usize;
-        usage.kv_bytes = self.session.kv_bytes();
+        if let Some(replay) = &run.replay {
+            replay.check_end()?;
+        }
         self.queue.push_back(Event::Finished(Box::new(run.answer)));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What an engine tells while it works, and what it returns.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::budget::Limit;
 use crate::config::TokenId;
@@ -96,11 +96,14 @@ pub enum SkipReason {
     Limit(Limit),
 }
 
-/// Something that the engine or a policy decided, for the log.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// Something that the engine or a policy decided, for the log. A log can be followed again: [`Ask::with_replay`](super::Ask::with_replay).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// Generated tokens at that moment.
+    /// Tokens of thinking and answer at that moment, on a ladder those of the rung.
     pub generated_tokens: usize,
+    /// Latent steps at that moment.
+    #[serde(default)]
+    pub latent_steps: usize,
     /// Milliseconds since the question.
     pub milliseconds: f64,
     /// What was decided.
@@ -108,7 +111,7 @@ pub struct Decision {
 }
 
 /// What was decided.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Choice {
@@ -137,10 +140,119 @@ pub enum Choice {
         /// Chunks that were finished before it.
         chunks: usize,
     },
+    /// A limit ended a probe before its answer had an end; the next decision is what it found.
+    ProbeCut {
+        /// Tokens of the answer that it decoded.
+        tokens: usize,
+        /// Time was up in the middle of it: what it decoded is of no use.
+        given_up: bool,
+    },
     /// A limit ended the answer.
     AnswerCut(Limit),
+    /// A rung of the ladder is taken.
+    RungTaken {
+        /// From 0, the cheapest.
+        rung: usize,
+        /// Its route.
+        route: String,
+        /// The confidence from which on its answer stands; `None`: it does in any case.
+        threshold: Option<f32>,
+        /// What is left of the scarcest limit, as a multiple of the mean cost of the rung; `None`: nothing is limited.
+        share: Option<f32>,
+    },
+    /// A rung is passed over: under what is left, its trial is not expected to pay.
+    RungLeftOut {
+        /// From 0, the cheapest.
+        rung: usize,
+        /// Its route.
+        route: String,
+        /// As in [`Choice::RungTaken`].
+        share: Option<f32>,
+    },
+    /// The answer of a rung stands: the student was sure enough of it.
+    RungAccepted {
+        /// From 0, the cheapest.
+        rung: usize,
+        /// Smallest probability of any token of the answer, the end token included.
+        confidence: f32,
+        /// What it had to reach.
+        threshold: f32,
+    },
+    /// The student was not sure enough of the answer of a rung: a dearer one follows, from the end of the prompt.
+    RungEscalated {
+        /// From 0, the cheapest.
+        rung: usize,
+        /// As in [`Choice::RungAccepted`].
+        confidence: f32,
+        /// What it had to reach.
+        threshold: f32,
+        /// Tokens that the rung generated.
+        tokens: usize,
+        /// Its layer passes.
+        layer_passes: usize,
+        /// Its time.
+        milliseconds: f64,
+    },
+    /// The answer of a rung stands, since none follows.
+    RungStands {
+        /// From 0, the cheapest.
+        rung: usize,
+        /// As in [`Choice::RungAccepted`].
+        confidence: f32,
+        /// What leaves too little for the rungs above, if something does.
+        limit: Option<Limit>,
+    },
+    /// A limit cut the newest rung short, and the student was surer of its answer on an earlier one: that is the answer.
+    RungRecalled {
+        /// From 0, the cheapest.
+        rung: usize,
+        /// As in [`Choice::RungAccepted`].
+        confidence: f32,
+    },
     /// The question goes on from a file, after so many thinking tokens; what was told before this was not computed again.
     Resumed(usize),
+}
+
+impl Choice {
+    /// Whether both are the same but for what was measured: confidences differ between processors in their last bits, and time
+    /// always does.
+    pub(super) fn is_like(&self, other: &Choice) -> bool {
+        use Choice::*;
+        match (self, other) {
+            (Probed(_), Probed(_)) | (Settled(_), Settled(_)) => true,
+            (BestSoFar { chunks: a, .. }, BestSoFar { chunks: b, .. }) => a == b,
+            (
+                RungTaken { rung: a, route, .. },
+                RungTaken {
+                    rung: b,
+                    route: other,
+                    ..
+                },
+            )
+            | (
+                RungLeftOut { rung: a, route, .. },
+                RungLeftOut {
+                    rung: b,
+                    route: other,
+                    ..
+                },
+            ) => a == b && route == other,
+            (RungAccepted { rung: a, .. }, RungAccepted { rung: b, .. })
+            | (RungStands { rung: a, .. }, RungStands { rung: b, .. })
+            | (RungRecalled { rung: a, .. }, RungRecalled { rung: b, .. }) => a == b,
+            (
+                RungEscalated {
+                    rung: a, tokens, ..
+                },
+                RungEscalated {
+                    rung: b,
+                    tokens: other,
+                    ..
+                },
+            ) => a == b && tokens == other,
+            (a, b) => a == b,
+        }
+    }
 }
 
 /// What an answer cost.
@@ -157,17 +269,21 @@ pub struct Usage {
     /// Tokens that probes generated beside, their close included; those of a probe that became the answer count as its tokens
     /// instead.
     pub probe_tokens: usize,
-    /// `thinking_tokens + answer_tokens + probe_tokens`: what a token budget limits.
+    /// Tokens that other rungs of the ladder generated than the one whose answer this is.
+    pub rejected_tokens: usize,
+    /// `thinking_tokens + answer_tokens + probe_tokens + rejected_tokens`: what a token budget limits.
     pub generated_tokens: usize,
+    /// Rungs of the ladder that were taken; 0 without one.
+    pub rungs: usize,
     /// Probes.
     pub probes: usize,
     /// Thinking tokens that were not written, as far as [`Event::ChunkSkipped`] estimates them.
     pub skipped_tokens: usize,
     /// Thinking tokens whose keys and values were dropped at the end of their chunk.
     pub dropped_tokens: usize,
-    /// Latent steps.
+    /// Latent steps, on every rung.
     pub latent_steps: usize,
-    /// Layers run per position, after the prompt, in probes too: what a budget of layer passes limits.
+    /// Layers run per position, after the prompt, in probes and on every rung too: what a budget of layer passes limits.
     pub layer_passes: usize,
     /// Of these, in probes that did not become the answer.
     pub probe_layer_passes: usize,
@@ -185,7 +301,7 @@ pub struct Usage {
     pub accepted_tokens: usize,
     /// Milliseconds of reading the prompt.
     pub ms_prefill: f64,
-    /// Milliseconds from there to the end of the thinking.
+    /// Milliseconds from there to the end of the thinking; on a ladder the rungs before the last one are part of it.
     pub ms_thinking: f64,
     /// Milliseconds from there to the end.
     pub ms_answer: f64,
@@ -209,9 +325,13 @@ pub struct Answer {
     pub thinking_ids: Vec<TokenId>,
     /// The route that was asked for.
     pub route: String,
+    /// The route that the answer came by: the same, and for `auto` the one that it thought along.
+    pub along: String,
     /// Mean probability of the answer's tokens (stop token not counted) under the model, from 0 to 1; 0 for an empty answer.
     /// It says how sure the student was of its words, which is not how likely they are to be right.
     pub confidence: f32,
+    /// Smallest probability of any of the answer's tokens, the stop token included: what the thresholds of a ladder are held against.
+    pub certainty: f32,
     /// What it cost.
     pub usage: Usage,
     /// Why it ended.

@@ -109,10 +109,9 @@ impl AutoSpec {
         let Some(calibration) = &self.calibration else {
             return share("threshold", self.threshold);
         };
-        let hash = &calibration.data_sha256;
-        if hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            let message = "not 64 hexadecimal digits".to_owned();
-            return Some(("calibration.data_sha256".to_owned(), message));
+        let place = "calibration.data_sha256";
+        if let Some(fault) = digest(place, &calibration.data_sha256) {
+            return Some(fault);
         }
         if calibration.points.len() > Self::MAX_POINTS {
             let (count, most) = (calibration.points.len(), Self::MAX_POINTS);
@@ -152,6 +151,12 @@ impl AutoSpec {
 pub(super) fn share(place: &str, value: f32) -> Option<(String, String)> {
     let message = || format!("{value} is not from 0 to 1");
     (!(0.0..=1.0).contains(&value)).then(|| (place.to_owned(), message()))
+}
+
+/// What is wrong with a SHA-256.
+pub(super) fn digest(place: &str, hash: &str) -> Option<(String, String)> {
+    let good = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (!good).then(|| (place.to_owned(), "not 64 hexadecimal digits".to_owned()))
 }
 
 /// What is wrong with a mean of counts.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::auto::{count, share};
+use super::auto::{count, digest, share};
 use super::shortcut::ShortcutSpec;
 
 /// How deep the generated tokens and the latent steps of a route run. The prompt always runs all layers.
@@ -307,10 +307,8 @@ impl ExitCalibration {
     const MAX_POINTS: usize = 256;
 
     fn fault(&self) -> Option<(String, String)> {
-        let hash = &self.data_sha256;
-        if hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            let message = "not 64 hexadecimal digits".to_owned();
-            return Some(("data_sha256".to_owned(), message));
+        if let Some(fault) = digest("data_sha256", &self.data_sha256) {
+            return Some(fault);
         }
         if self.points.len() > Self::MAX_POINTS {
             let (points, most) = (self.points.len(), Self::MAX_POINTS);

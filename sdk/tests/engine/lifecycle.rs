@@ -9,8 +9,8 @@ use skimstone::reason::{
     Answer, Ask, Budget, Choice, Engine, EngineOptions, Event, Limit, ThermalLevel,
 };
 use skimstone::{
-    AutoSpec, ErrorKind, FinishReason, GateKind, Model, ModelOptions, ModelType, ReasoningSpec,
-    RouteKind,
+    AutoSpec, ErrorKind, FinishReason, GateKind, LadderSpec, Model, ModelOptions, ModelType,
+    ReasoningSpec, RouteKind, Rung,
 };
 
 use crate::tiny::{CONTEXT, Random, bundle, config, mark, model, reasoning, weights};
@@ -132,8 +132,37 @@ fn questions_that_probe_go_on_to_the_same_answer() {
         }),
         ..reasoning()
     };
-    let model = model_of(spec);
+    let model = model_of(spec.clone());
     let plain = EngineOptions::default();
+    let rung = |route: &str, tokens: f32| Rung {
+        route: route.to_owned(),
+        threshold: (route != "cot").then_some(1.0),
+        accuracy: 0.5,
+        reached: None,
+        tokens,
+        latent_steps: 0.0,
+        layer_passes: 3.0 * tokens,
+        sorted: None,
+        limited: Vec::new(),
+    };
+    let mut climbing = spec;
+    climbing.auto = None;
+    climbing.ladder = Some(LadderSpec {
+        rungs: vec![rung("direct", 4.0), rung("latent", 6.0), rung("cot", 9.0)],
+        calibration: None,
+    });
+    for budget in [
+        Budget::unlimited(),
+        Budget::unlimited().with_tokens(31),
+        Budget::unlimited().with_layer_passes(100),
+    ] {
+        let ask = Ask::new()
+            .with_route("auto")
+            .with_sampler(ramble(2))
+            .with_budget(budget)
+            .with_max_answer_tokens(7);
+        resumes_everywhere(&model_of(climbing.clone()), &plain, &ask, true);
+    }
     for ask in [
         Ask::new().with_route("auto").with_sampler(ramble(2)),
         Ask::new()

@@ -7,6 +7,7 @@ mod answer_by;
 mod budgets;
 mod dropping;
 mod generation;
+mod ladder;
 mod lifecycle;
 mod pauses;
 mod probes;

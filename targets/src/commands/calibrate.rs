@@ -15,17 +15,15 @@ mod trace;
 
 use std::path::PathBuf;
 
-use sha2::{Digest, Sha256};
-use skimstone::{AutoSpec, Calibration, Error, ErrorKind, GateKind, Model, ReasoningSpec};
+use skimstone::{AutoSpec, Calibration, GateKind, Model, ReasoningSpec};
 
 use self::auroc::auroc;
 use self::curve::{Chosen, choose, curve};
 use self::report::{Report, ReportGate};
 use self::trace::{Tracer, Traces};
-use crate::data::read_rows;
+use super::calibration::{Questions, share, tell};
 use crate::failure::Result;
 use crate::model::{ModelArgs, at_least_one};
-use crate::terminal::print_json;
 
 /// Equally spaced quantiles of the thinking that a bundle keeps.
 const QUANTILES: usize = 20;
@@ -84,20 +82,15 @@ pub(crate) struct Calibrate {
 
 impl Calibrate {
     pub(crate) fn run(self) -> Result {
-        let rows = read_rows(&self.data, self.limit)?;
-        let bytes = std::fs::read(&self.data).map_err(|error| Error::io(&self.data, error))?;
-        let data_sha256 = format!("{:x}", Sha256::digest(bytes));
+        let questions = Questions::read(&self.data, self.limit)?;
+        let rows = &questions.rows;
         let model = self.model.open()?;
         let tracer = Tracer::new(&model, &self.route)?;
-        let at = |line: usize, error: Error| {
-            error
-                .at(format_args!("line {line}"))
-                .at(self.data.display())
-        };
-        let traces = tracer.traces(&rows, at)?;
+        let at = |line, error| questions.at(line, error);
+        let traces = tracer.traces(rows, at)?;
         let mut limits = traces.thinking_quantiles(self.budgets);
         limits.dedup();
-        let budgets = tracer.budgets(&rows, &limits, at)?;
+        let budgets = tracer.budgets(rows, &limits, at)?;
 
         let gates: Vec<ReportGate> = GateKind::ALL
             .into_iter()
@@ -122,27 +115,20 @@ impl Calibrate {
             incomplete: traces.incomplete(),
             gates: &gates,
             budgets: &budgets,
-            data_sha256: &data_sha256,
+            data_sha256: &questions.sha256,
         };
         if let Some(path) = &self.curves {
             report.write_csv(path)?;
         }
-        // The figures come first: they say why, if there is no threshold.
-        match self.json {
-            true => print_json(&report)?,
-            false => report.print()?,
-        }
-        let Some(chosen) = chosen else {
+        let chosen = tell(&report, self.json, Report::print, chosen, || {
             let message = format!(
                 "no threshold of gate `{}` saves tokens and certainly loses less than {} of accuracy on {} questions",
                 self.gate.name(),
                 self.max_loss,
                 rows.len()
             );
-            return Err(Error::new(ErrorKind::Data, message)
-                .with_hint("allow more with --max-loss, or use more questions")
-                .into());
-        };
+            (message, "allow more with --max-loss, or use more questions")
+        })?;
         let reasoning = self.reasoning(&model, &report, &traces, chosen);
         Ok(model.bundle().rewrite(&self.out, reasoning)?)
     }
@@ -181,12 +167,4 @@ impl Calibrate {
 fn gate(argument: &str) -> Result<GateKind, String> {
     let known = GateKind::ALL.map(GateKind::name).join(", ");
     GateKind::from_name(argument).ok_or_else(|| format!("known gates: {known}"))
-}
-
-fn share(argument: &str) -> Result<f64, String> {
-    match argument.parse() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        Ok(share) => Err(format!("{share} is not from 0 to 1")),
-        Err(error) => Err(format!("{error}")),
-    }
 }

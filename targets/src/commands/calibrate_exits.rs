@@ -13,26 +13,20 @@ mod report;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use sha2::{Digest, Sha256};
 use skimstone::eval::{Tally, binomial_tail, learn_then_test};
 use skimstone::reason::{Ask, Engine, EngineOptions};
 use skimstone::{
-    Depth, DepthPolicy, Error, ErrorKind, ExitCalibration, ExitDecay, ExitMeasure, ExitPoint,
-    ExitSpec, MissingKv, Model, ReasoningSpec, RouteDepth,
+    Depth, DepthPolicy, Error, ExitCalibration, ExitDecay, ExitMeasure, ExitPoint, ExitSpec,
+    MissingKv, Model, ReasoningSpec, RouteDepth,
 };
 
 use self::report::{Point, Report};
-use crate::data::{Row, read_rows};
+use super::calibration::{Questions, THRESHOLDS, tell, within};
+use crate::data::Row;
 use crate::depth::{every_exit, measure, missing_kv};
 use crate::failure::Result;
 use crate::model::{ModelArgs, Prompter, at_least_one};
-use crate::terminal::{print_json, progress_bar};
-
-/// Thresholds in the order in which they are tested. Close to 1 at first, where confidences of small students lie.
-const THRESHOLDS: [f32; 28] = [
-    0.9999, 0.9995, 0.999, 0.998, 0.996, 0.994, 0.992, 0.99, 0.985, 0.98, 0.97, 0.96, 0.95, 0.925,
-    0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.0,
-];
+use crate::terminal::progress_bar;
 
 /// Arguments of `skim calibrate-exits`.
 #[derive(clap::Args)]
@@ -104,20 +98,19 @@ pub(crate) struct CalibrateExits {
 
 impl CalibrateExits {
     pub(crate) fn run(self) -> Result {
-        let rows = read_rows(&self.data, self.limit)?;
-        let bytes = std::fs::read(&self.data).map_err(|error| Error::io(&self.data, error))?;
-        let data_sha256 = format!("{:x}", Sha256::digest(bytes));
+        let questions = Questions::read(&self.data, self.limit)?;
+        let rows = &questions.rows;
         let model = self.model.open()?;
         let default = || model.reasoning().default_route.clone();
         let route = self.route.clone().unwrap_or_else(default);
-        let mut exam = Exam::new(&model, &route, &rows)?;
+        let mut exam = Exam::new(&model, &route, rows)?;
         let spec = self.spec(&model);
         // What can be refused is refused before the first answer.
-        exam.check(&spec).map_err(|error| self.at(0, error))?;
+        exam.check(&spec)?;
 
         let (full, right) = exam
             .take(Depth::Full)
-            .map_err(|(line, error)| self.at(line, error))?;
+            .map_err(|(line, error)| questions.at(line, error))?;
         let mut points: Vec<Point> = Vec::new();
         for threshold in THRESHOLDS {
             let spec = ExitSpec {
@@ -126,7 +119,7 @@ impl CalibrateExits {
             };
             let (tally, now) = exam
                 .take(Depth::Exits(spec))
-                .map_err(|(line, error)| self.at(line, error))?;
+                .map_err(|(line, error)| questions.at(line, error))?;
             let count = |before: bool| {
                 let changed = right.iter().zip(&now).filter(|(a, b)| a != b);
                 changed.filter(|(a, _)| **a == before).count()
@@ -150,7 +143,8 @@ impl CalibrateExits {
         let chosen = points[..safe]
             .iter()
             .filter(|point| passes(point) < full.mean_layer_passes)
-            .min_by(|a, b| passes(a).total_cmp(&passes(b)));
+            .min_by(|a, b| passes(a).total_cmp(&passes(b)))
+            .copied();
         let report = Report {
             route: &route,
             n: rows.len(),
@@ -163,25 +157,19 @@ impl CalibrateExits {
             full,
             points: &points,
             safe,
-            chosen: chosen.copied(),
-            data_sha256: &data_sha256,
+            chosen,
+            data_sha256: &questions.sha256,
         };
-        // The figures come first: they say why, if there is no threshold.
-        match self.json {
-            true => print_json(&report)?,
-            false => report.print()?,
-        }
-        let Some(chosen) = chosen else {
+        let chosen = tell(&report, self.json, Report::print, chosen, || {
             let message = format!(
                 "no threshold of `{}` saves layers and certainly loses less than {} of {} questions",
                 self.measure.name(),
                 self.risk,
                 rows.len()
             );
-            return Err(Error::new(ErrorKind::Data, message)
-                .with_hint("allow more with --risk, use more questions, or a student that was trained with exits")
-                .into());
-        };
+            let hint = "allow more with --risk, use more questions, or a student that was trained with exits";
+            (message, hint)
+        })?;
         let exits = ExitSpec {
             threshold: chosen.threshold,
             calibration: Some(report.calibration()),
@@ -220,15 +208,6 @@ impl CalibrateExits {
             route.depth = RouteDepth::Exits;
         }
         reasoning
-    }
-
-    fn at(&self, line: usize, error: Error) -> Error {
-        match line {
-            0 => error,
-            line => error
-                .at(format_args!("line {line}"))
-                .at(self.data.display()),
-        }
     }
 }
 
@@ -315,13 +294,4 @@ impl Report<'_> {
 fn policy(argument: &str) -> Result<DepthPolicy, String> {
     let known = DepthPolicy::ALL.map(DepthPolicy::name).join(", ");
     DepthPolicy::from_name(argument).ok_or_else(|| format!("known policies: {known}"))
-}
-
-/// Parses a share that is neither nothing nor all.
-fn within(argument: &str) -> Result<f64, String> {
-    match argument.parse() {
-        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
-        Ok(share) => Err(format!("{share} is not between 0 and 1")),
-        Err(error) => Err(format!("{error}")),
-    }
 }

@@ -15,7 +15,7 @@ use self::report::{Counts, Report};
 use crate::data::{Row, read_rows};
 use crate::failure::{Failure, Result, done};
 use crate::interrupt;
-use crate::model::{EffortArgs, ModelArgs, Prompter, at_least_one};
+use crate::model::{BudgetArgs, EffortArgs, ModelArgs, Prompter, at_least_one};
 use crate::terminal::{print_json, progress_bar};
 
 /// Arguments of `skim eval`.
@@ -23,9 +23,12 @@ use crate::terminal::{print_json, progress_bar};
 #[command(after_help = "\
 With --json: accuracy, interval (Wilson, 95 %), n, correct, mean_generated_tokens, mean_thinking_tokens,
 mean_latent_steps, mean_layer_passes, mean_head_passes, mean_exits, mean_kv_passes, mean_drafted_tokens,
-mean_accepted_tokens, mean_probes, mean_probe_tokens (means per question; the prompt's layers are not counted;
-heads at exits and of guesses are), peak_kv_bytes, p50_ms, p95_ms (prompt included), route, by_kind, model,
-data, kernels, threads. With several routes these are of the first one, and `routes` has all of them.")]
+mean_accepted_tokens, mean_probes, mean_probe_tokens, mean_rungs, mean_rejected_tokens (means per question; the
+prompt's layers are not counted; heads at exits and of guesses are), peak_kv_bytes, p50_ms, p95_ms, p99_ms
+(prompt included), route, by_kind, model, data, kernels, threads. With several routes these are of the first one,
+and `routes` has all of them. `ends` has of each route how many answers have words, how many have an end, and with
+a limit of time how many came within it; `pairs` holds the first route against each other one, question by question:
+lost and gained questions, accuracy that is lost with its 95 % interval, p_value (McNemar, exact).")]
 pub(crate) struct Eval {
     #[command(flatten)]
     model: ModelArgs,
@@ -36,6 +39,9 @@ pub(crate) struct Eval {
     /// How to reason: routes of the bundle, separated by commas [default: the bundle's].
     #[arg(long, value_name = "ROUTE", value_delimiter = ',')]
     route: Vec<String>,
+
+    #[command(flatten)]
+    budget: BudgetArgs,
 
     #[command(flatten)]
     effort: EffortArgs,
@@ -61,7 +67,7 @@ impl Eval {
         };
         // A long file that fails near its end is a waste: what can be refused is refused before the first answer.
         for route in &routes {
-            let mut exam = Exam::new(&model, route, &self.effort)?;
+            let mut exam = Exam::new(&model, route, &self)?;
             for row in &rows {
                 exam.check(row).map_err(|error| self.at(row, error))?;
             }
@@ -73,7 +79,7 @@ impl Eval {
             "{bar:30} {pos} / {len} · {elapsed} · {eta} left · {wide_msg}",
         );
         for route in routes {
-            let mut exam = Exam::new(&model, &route, &self.effort)?;
+            let mut exam = Exam::new(&model, &route, &self)?;
             let mut of_route = Counts::default();
             for row in &rows {
                 let counted = exam.ask(row, &mut of_route);
@@ -98,7 +104,9 @@ impl Eval {
             return Err(Failure::Interrupted);
         }
 
-        let report = Report::new(&counts, self.model.path(), &self.data, &model);
+        let limits = [self.budget.budget_ms, self.effort.answer_by];
+        let deadline = limits.into_iter().flatten().min();
+        let report = Report::new(&counts, self.model.path(), &self.data, &model, deadline);
         if self.json {
             print_json(&report)?;
         } else {
@@ -122,7 +130,7 @@ struct Exam<'a> {
 }
 
 impl<'a> Exam<'a> {
-    fn new(model: &'a Model, route: &str, effort: &EffortArgs) -> Result<Self> {
+    fn new(model: &'a Model, route: &str, args: &Eval) -> Result<Self> {
         // Before the first row is blamed for it.
         model.reasoning().route(route)?;
         model.require_tokenizer()?;
@@ -131,7 +139,10 @@ impl<'a> Exam<'a> {
         Ok(Exam {
             prompter: Prompter::new(model)?,
             engine,
-            ask: effort.apply(Ask::new().with_route(route), model)?,
+            ask: args
+                .effort
+                .apply(Ask::new().with_route(route), model)?
+                .with_budget(args.budget.budget()),
         })
     }
 
@@ -155,7 +166,7 @@ impl<'a> Exam<'a> {
         }
         let ms = asked.elapsed().as_secs_f64() * 1e3;
         let right = answer.text.trim() == row.answer.trim();
-        counts.count(row.kind.as_deref(), right, &answer.usage, ms);
+        counts.count(row.kind.as_deref(), right, &answer, ms);
         Ok(true)
     }
 }

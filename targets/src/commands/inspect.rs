@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 use skimstone::memory::{MemoryEstimate, estimate};
 use skimstone::{
-    AutoSpec, Bundle, Error, ErrorKind, Model, ModelOptions, ReasoningSpec, RouteDepth, RouteSpec,
+    AutoSpec, Bundle, Error, ErrorKind, LadderSpec, Model, ModelOptions, ReasoningSpec, RouteDepth,
+    RouteSpec, Rung,
 };
 
 use crate::failure::Result;
@@ -167,6 +168,11 @@ impl<'a> Report<'a> {
             writeln!(out, "{}", if default { " (default)" } else { "" })?;
         }
 
+        if let Some(ladder) = &self.reasoning.ladder {
+            print_ladder(&mut out, ladder)?;
+            let default = self.default_route == AutoSpec::NAME;
+            writeln!(out, "{}", if default { " (default)" } else { "" })?;
+        }
         if let Some(auto) = &self.reasoning.auto {
             write!(
                 out,
@@ -290,4 +296,23 @@ impl MemoryReport {
 fn parse(json: &str) -> Result<Value> {
     Ok(serde_json::from_str(json)
         .map_err(|error| Error::new(ErrorKind::Format, error.to_string()).with_source(error))?)
+}
+
+/// The rungs of `auto`, without the end of the line.
+fn print_ladder(out: &mut impl Write, ladder: &LadderSpec) -> io::Result<()> {
+    let of = |rung: &Rung| match rung.threshold {
+        Some(threshold) => format!("{} from {threshold} on", rung.route),
+        None => rung.route.clone(),
+    };
+    let rungs: Vec<String> = ladder.rungs.iter().map(of).collect();
+    write!(out, "  {}: {}", AutoSpec::NAME, rungs.join(", else "))?;
+    if let Some(calibration) = &ladder.calibration {
+        write!(
+            out,
+            " (at most {} % lost, on {} questions)",
+            100.0 * calibration.loss_upper,
+            calibration.n
+        )?;
+    }
+    Ok(())
 }

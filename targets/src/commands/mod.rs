@@ -3,7 +3,9 @@
 pub(crate) mod bench;
 pub(crate) mod build;
 pub(crate) mod calibrate;
+pub(crate) mod calibrate_effort;
 pub(crate) mod calibrate_exits;
+mod calibration;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod import;

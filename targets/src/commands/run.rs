@@ -8,8 +8,9 @@ mod report;
 mod view;
 
 use std::mem::ManuallyDrop;
+use std::path::{Path, PathBuf};
 
-use skimstone::reason::{Ask, Budget, Engine, EngineOptions, Event, Usage};
+use skimstone::reason::{Ask, Budget, Decision, Engine, EngineOptions, Event, Usage};
 use skimstone::{
     Error, ErrorKind, FinishReason, Generate, GenerateOptions, Model, SamplerOptions, Session,
     SessionOptions, TokenId,
@@ -19,7 +20,9 @@ use self::report::{Report, ThinkingIds};
 use self::view::{View, print_costs};
 use crate::failure::{Result, done};
 use crate::interrupt;
-use crate::model::{EffortArgs, ModelArgs, Prompter, at_least_one, plain_ids, read_prompt};
+use crate::model::{
+    BudgetArgs, EffortArgs, ModelArgs, Prompter, at_least_one, plain_ids, read_prompt,
+};
 use crate::terminal::print_json;
 
 /// Tokens of `--raw` generation when the user names no number.
@@ -28,8 +31,8 @@ const RAW_MAX_TOKENS: usize = 256;
 /// Arguments of `skim run`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-With --json: text, thinking, ids, prompt_ids, generated_ids, route, confidence, usage, finish_reason,
-decisions, seed, temperature, kernels, threads. `generated_ids` are the tokens after the prompt without
+With --json: text, thinking, ids, prompt_ids, generated_ids, route, along (the route that the answer came by),
+confidence, certainty (smallest probability of a token of the answer), usage, finish_reason, decisions, seed, temperature, kernels, threads. `generated_ids` are the tokens after the prompt without
 the end token; `ids` are the same, but with --raw they begin with the prompt.")]
 pub(crate) struct Run {
     #[command(flatten)]
@@ -51,13 +54,13 @@ pub(crate) struct Run {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_tokens: Option<usize>,
 
-    /// Tokens for thinking and answer together; an answer is always kept room for.
-    #[arg(long, value_name = "N", conflicts_with = "raw", value_parser = at_least_one)]
-    budget_tokens: Option<usize>,
+    #[command(flatten)]
+    budget: BudgetArgs,
 
-    /// Milliseconds for thinking and answer together.
-    #[arg(long, value_name = "N", conflicts_with = "raw")]
-    budget_ms: Option<u64>,
+    /// Follow the decisions of an answer that --json printed: the same tokens again, whatever the time is now. Prompt, budgets, seed and
+    /// temperature must be as they were then.
+    #[arg(long, value_name = "ANSWER.json", conflicts_with_all = ["raw", "route"])]
+    replay: Option<PathBuf>,
 
     #[command(flatten)]
     effort: EffortArgs,
@@ -71,7 +74,7 @@ pub(crate) struct Run {
     temperature: Option<f32>,
 
     /// Plain generation: no chat template, no route, no end tokens but the config's.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = BudgetArgs::IDS)]
     raw: bool,
 
     /// Print one JSON object instead of streaming.
@@ -112,6 +115,7 @@ impl Run {
             .with_sampler(sampler.clone());
         ask.route.clone_from(&self.route);
         ask.max_answer_tokens = self.max_tokens;
+        ask.replay = self.replay.as_deref().map(read_log).transpose()?;
 
         let mut engine = Engine::new(model, EngineOptions::default())?;
         engine.ask(&prompt, &ask)?;
@@ -124,7 +128,7 @@ impl Run {
                 view.show(&event)?;
             }
             if let Event::Finished(answer) = event {
-                let route = model.reasoning().route(&answer.route)?;
+                let route = model.reasoning().route(&answer.along)?;
                 let generated_ids = thinking.with_answer(&route.close, &answer.ids);
                 return Ok(Report {
                     text: answer.text,
@@ -133,7 +137,9 @@ impl Run {
                     prompt_ids: [prompt, route.open.clone()].concat(),
                     generated_ids,
                     route: Some(answer.route),
+                    along: Some(answer.along),
                     confidence: Some(answer.confidence),
+                    certainty: Some(answer.certainty),
                     usage: answer.usage,
                     finish_reason: answer.finish_reason,
                     decisions: answer.decisions,
@@ -204,7 +210,9 @@ impl Run {
             prompt_ids: prompt,
             generated_ids,
             route: None,
+            along: None,
             confidence: None,
+            certainty: None,
             usage,
             finish_reason: finish_reason.unwrap_or(FinishReason::Length),
             decisions: Vec::new(),
@@ -217,12 +225,8 @@ impl Run {
 
     /// `--max-tokens` and `--budget-tokens` both limit what is generated; they differ in how the end is named.
     fn budget(&self) -> Budget {
-        let mut budget = Budget::unlimited();
-        budget.tokens = [self.budget_tokens, self.max_tokens]
-            .into_iter()
-            .flatten()
-            .min();
-        budget.milliseconds = self.budget_ms;
+        let mut budget = self.budget.budget();
+        budget.tokens = budget.tokens.into_iter().chain(self.max_tokens).min();
         budget
     }
 
@@ -246,6 +250,22 @@ impl Run {
             ..default
         }
     }
+}
+
+/// The decisions in a file that `--json` printed.
+fn read_log(path: &Path) -> Result<Vec<Decision>> {
+    #[derive(serde::Deserialize)]
+    struct Log {
+        decisions: Vec<Decision>,
+    }
+    let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+    let log: Log = serde_json::from_slice(&bytes).map_err(|error| {
+        Error::new(ErrorKind::Data, error.to_string())
+            .at(path.display())
+            .with_hint("what `skim run --json` printed is expected")
+            .with_source(error)
+    })?;
+    Ok(log.decisions)
 }
 
 /// The prompt's own limit, told in its words before anything is computed.

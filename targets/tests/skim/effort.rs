@@ -217,3 +217,200 @@ fn answers_by_a_time_and_dropped_chunks() {
     assert_eq!(number(&eval["accuracy"]), 16.0 / 21.0);
     assert!(eval["peak_kv_bytes"].as_u64().unwrap() > 0);
 }
+
+#[test]
+fn a_ladder_does_what_its_calibration_said() {
+    let folder = Folder::without_template();
+    let (model, rows) = student(&folder);
+    let out = folder.path("ladder.skim");
+    let (mut climbed, mut stayed) = (0, 0);
+    for max_loss in ["0", "0.3", "0.6", "1"] {
+        let called = skim![
+            "calibrate-effort",
+            model,
+            rows,
+            "--out",
+            out,
+            "--max-loss",
+            max_loss,
+            "--json"
+        ];
+        let report = called.json();
+        assert_eq!(
+            (&report["n"], &report["reference"]),
+            (&json!(21), &json!("cot"))
+        );
+        let chosen = &report["chosen"];
+        let ladder = Bundle::open(&out).unwrap().reasoning().ladder.clone();
+        let ladder = ladder.unwrap();
+        let calibration = ladder.calibration.clone().unwrap();
+        let top = ladder.rungs.last().unwrap();
+        assert_eq!((top.route.as_str(), top.threshold), ("cot", None));
+        assert!(ladder.rungs.iter().all(|rung| rung.limited.len() == 7));
+
+        // The replayed figures are what the engine does.
+        let eval = skim!["eval", out, rows, "--route", "auto,cot", "--json"].json();
+        for (got, want) in [
+            ("accuracy", calibration.accuracy),
+            ("mean_generated_tokens", calibration.tokens),
+            ("mean_layer_passes", calibration.layer_passes),
+        ] {
+            let got = number(&eval[got]) as f32;
+            assert!(
+                (got - want).abs() <= 1e-4 * want,
+                "{max_loss}: {got} {want}"
+            );
+        }
+        let pair = &eval["pairs"][0];
+        assert_eq!(pair["against"], "cot");
+        let loss = number(&eval["routes"]["cot"]["accuracy"]) - number(&eval["accuracy"]);
+        assert!((number(&pair["loss"]) - loss).abs() < 1e-9, "{pair}");
+        assert!((f64::from(calibration.loss) - loss).abs() < 1e-6);
+        match chosen.is_null() {
+            true => {
+                stayed += 1;
+                assert_eq!(ladder.rungs[0].threshold, None);
+                assert_eq!(eval["mean_rungs"], 1.0);
+            }
+            false => {
+                assert!(calibration.loss_upper <= calibration.max_loss);
+                assert!(ladder.rungs[0].threshold.is_some());
+                climbed += usize::from(number(&eval["mean_rungs"]) > 1.0);
+            }
+        }
+    }
+    assert!(stayed > 0 && climbed > 0, "{stayed} {climbed}");
+    assert!(skim!["inspect", out].text().contains("  auto: direct"));
+
+    // With limits: what came in time, and every answer has an end or a limit.
+    let timed = skim![
+        "eval",
+        out,
+        rows,
+        "--route",
+        "auto,direct",
+        "--budget-ms",
+        "60000",
+        "--json"
+    ]
+    .json();
+    assert_eq!(timed["ends"]["auto"]["in_time"], 21);
+    let tight = skim![
+        "eval",
+        out,
+        rows,
+        "--route",
+        "auto",
+        "--budget-tokens",
+        "5",
+        "--json"
+    ]
+    .json();
+    assert!(number(&tight["mean_generated_tokens"]) <= 5.0);
+    assert_eq!(tight["ends"]["auto"]["in_time"], Value::Null);
+}
+
+#[test]
+fn too_few_routes_are_no_ladder() {
+    let folder = Folder::without_template();
+    let (model, rows) = student(&folder);
+    let out = folder.path("ladder.skim");
+    let called = skim![
+        "calibrate-effort",
+        model,
+        rows,
+        "--out",
+        out,
+        "--route",
+        "cot"
+    ];
+    assert_eq!(called.status, Some(2), "{called:?}");
+    assert!(called.stdout.contains("cot") && called.stderr.contains("nothing to choose from"));
+    assert!(!out.exists());
+    skim![
+        "calibrate-effort",
+        model,
+        rows,
+        "--out",
+        out,
+        "--route",
+        "fast"
+    ]
+    .refused(&["unknown route `fast`"]);
+    skim![
+        "calibrate-effort",
+        model,
+        rows,
+        "--out",
+        out,
+        "--failure",
+        "0"
+    ]
+    .refused(&["0 is not between 0 and 1"]);
+}
+
+#[test]
+fn a_printed_answer_can_be_had_again() {
+    let folder = Folder::without_template();
+    let (model, rows) = student(&folder);
+    let out = folder.path("ladder.skim");
+    skim![
+        "calibrate-effort",
+        model,
+        rows,
+        "--out",
+        out,
+        "--max-loss",
+        "0.6",
+        "--switch-on"
+    ]
+    .text();
+    // No time at all: what was cut then is cut now, without the limit of time.
+    let said = skim![
+        "run",
+        out,
+        "how w9",
+        "--budget-ms",
+        "0",
+        "--temperature",
+        "1.2",
+        "--seed",
+        "5",
+        "--json"
+    ]
+    .json();
+    assert_eq!(said["route"], "auto");
+    let log = folder.write("answer.json", said.to_string());
+    let again = skim![
+        "run",
+        out,
+        "how w9",
+        "--temperature",
+        "1.2",
+        "--seed",
+        "5",
+        "--replay",
+        log,
+        "--json"
+    ]
+    .json();
+    for field in ["text", "generated_ids", "along", "finish_reason"] {
+        assert_eq!(again[field], said[field], "{field}");
+    }
+    skim!["run", out, "how w9", "--seed", "5", "--replay", rows].refused(&["rows.jsonl"]);
+    let mut bent = said.clone();
+    bent["decisions"].as_array_mut().unwrap().pop();
+    let bent = folder.write("bent.json", bent.to_string());
+    skim![
+        "run",
+        out,
+        "how w9",
+        "--temperature",
+        "1.2",
+        "--seed",
+        "5",
+        "--replay",
+        bent
+    ]
+    .refused(&["replay", "the log has"]);
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::run::{Phase, Run};
-use super::thought::Thought;
+use super::thought::{Thought, inconsistent};
 use super::{Engine, Lifecycle};
 use crate::bundle::PendingFile;
 use crate::error::{Error, ErrorKind, Result};
@@ -90,15 +90,25 @@ impl Engine {
             );
             return Err(Error::new(ErrorKind::Argument, message));
         }
-        let open = self.route_of(&ask)?.open;
+        let open = match (&thought.climb, self.ladder_of(&ask)) {
+            (Some(note), Some(ladder)) => {
+                let rung = ladder.rungs.get(note.rung as usize);
+                let rung = rung.ok_or_else(|| inconsistent("its ladder has no such rung"))?;
+                self.model().reasoning().route(&rung.route)?.open.clone()
+            }
+            (Some(_), None) => return Err(inconsistent("its route has no ladder")),
+            (None, _) => self.route_of(&ask)?.open,
+        };
         let Some(prompt) = thought.prompt.strip_suffix(open.as_slice()) else {
             let message = format!("the prompt does not end as route `{}` opens", thought.route);
             return Err(Error::new(ErrorKind::Format, message));
         };
-        let mut run = self.new_run(prompt, &ask, self.policy(&ask)?)?;
-        if run.keep_best || self.gate_of(&ask).is_some() {
-            self.aside()?;
-        }
+        let mut run = match &thought.climb {
+            Some(note) => self.resume_climb(prompt, &ask, note)?,
+            None => self.new_run(prompt, &ask, self.policy(&ask)?)?,
+        };
+        run.probes |= self.gate_of(&ask).is_some();
+        self.make_ready(&run)?;
         let started = Event::Started {
             route: run.answer.route.clone(),
             prompt_tokens: run.prompt.len(),

@@ -63,9 +63,18 @@ impl Engine {
             let decodes = run.keep_best || gate == GateKind::Answer;
             let wanted = if decodes { run.probe_limit } else { 1 };
             let close = run.close.rest().len();
-            let affordable = run
-                .account
-                .probe_tokens(close, wanted, &self.spent(run), self.pace);
+            let told = run
+                .replay
+                .as_ref()
+                .and_then(|replay| match replay.at(run.place()) {
+                    Some(Choice::ProbeLeftOut(limit)) => Some(Err(*limit)),
+                    Some(Choice::ProbeCut { tokens, .. }) => Some(Ok(wanted.min(*tokens))),
+                    _ => None,
+                });
+            let affordable = told.unwrap_or_else(|| {
+                let spent = self.spent(run);
+                run.account.probe_tokens(close, wanted, &spent, self.pace)
+            });
             let most = match affordable {
                 Ok(most) => most,
                 Err(limit) => return self.leave_out(run, found, limit),
@@ -84,6 +93,14 @@ impl Engine {
                 0.0
             };
             let seen = self.look_aside(run, gate, most, at_least)?;
+            let unsure = seen.smallest < at_least;
+            if decodes && !seen.complete && !unsure && seen.sampled.len() < wanted {
+                let choice = Choice::ProbeCut {
+                    tokens: seen.sampled.len(),
+                    given_up: seen.given_up,
+                };
+                run.decide(&mut self.queue, choice);
+            }
             let layer_passes = self.usage().layer_passes - before;
             found.confidence = match gate {
                 GateKind::Answer => seen.smallest,
@@ -185,6 +202,10 @@ impl Engine {
         most: usize,
         at_least: f32,
     ) -> Result<Seen> {
+        let out_of_time = match run.replay.as_ref().and_then(|log| log.at(run.place())) {
+            Some(Choice::ProbeCut { given_up, .. }) => *given_up,
+            _ => false,
+        };
         let pace = &mut self.pace;
         let aside = match &mut self.aside {
             Some(aside) => aside,
@@ -212,7 +233,7 @@ impl Engine {
         let mut seen = Seen {
             sampled: Vec::with_capacity(most),
             complete: false,
-            given_up: false,
+            given_up: out_of_time,
             smallest: 1.0,
             first: certainty(gate, aside.logits().unwrap_or_default()),
         };
@@ -246,9 +267,9 @@ impl Engine {
                 Some(text) => text.push(sampled.id, sampled.logprob)?.1,
                 None => false,
             };
-            seen.given_up = seen.smallest < at_least;
+            seen.given_up = out_of_time || seen.smallest < at_least;
             seen.complete = stop || run.stop_ids.contains(&sampled.id);
-            if seen.complete || seen.given_up {
+            if seen.complete || seen.smallest < at_least {
                 break;
             }
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::climb::Climb;
 use super::thought::Earlier;
 use crate::config::TokenId;
 use crate::error::{Error, ErrorKind, Result};
@@ -14,6 +15,7 @@ use crate::reason::ask::Ask;
 use crate::reason::budget::{Account, Clock, Spent};
 use crate::reason::event::{Answer, Choice, Decision, Event, SkipReason, Usage};
 use crate::reason::policy::{Observation, ReasoningPolicy};
+use crate::reason::replay::{Place, Replay};
 use crate::sampler::{Sampled, Sampler, SamplerOptions};
 use crate::session::{Session, SessionUsage};
 use crate::spec::{Depth, RouteSpec};
@@ -102,6 +104,16 @@ pub(super) struct Run {
     pub(super) ending: Option<FinishReason>,
     /// Books of the process in which the question was begun, if that was another.
     pub(super) earlier: Earlier,
+    /// Where it stands on a ladder, if it is on one.
+    pub(super) climb: Option<Box<Climb>>,
+    /// The log to follow.
+    pub(super) replay: Option<Replay>,
+    /// It needs the session of probes.
+    pub(super) probes: bool,
+    /// A limit ended the thinking.
+    pub(super) cut: bool,
+    /// Smallest probability of the answer's tokens, the end token included.
+    pub(super) smallest: f32,
     /// Text of the answer that is not certain to stay.
     pub(super) held: Option<Vec<Event>>,
     pub(super) probabilities: f64,
@@ -236,6 +248,11 @@ impl Run {
             settled: false,
             ending: None,
             earlier: Earlier::default(),
+            climb: None,
+            replay: None,
+            probes: ask.answer_by.is_some(),
+            cut: false,
+            smallest: 1.0,
             held: None,
             probabilities: 0.0,
             clock: clock.clone(),
@@ -248,8 +265,13 @@ impl Run {
                 ids: Vec::new(),
                 thinking: String::new(),
                 thinking_ids: Vec::new(),
+                along: match spec.gate(&name) {
+                    Some(auto) if ask.custom_route.is_none() => auto.route.clone(),
+                    _ => name.clone(),
+                },
                 route: name.clone(),
                 confidence: 0.0,
+                certainty: 0.0,
                 usage,
                 finish_reason: FinishReason::Stop,
                 decisions: Vec::new(),
@@ -390,6 +412,7 @@ impl Run {
         sampled: Sampled,
     ) -> Result<Option<FinishReason>> {
         self.answer.usage.answer_tokens += 1;
+        self.smallest = self.smallest.min(sampled.logprob.exp());
         if self.stop_ids.contains(&sampled.id) {
             return Ok(Some(FinishReason::Stop));
         }
@@ -427,7 +450,7 @@ impl Run {
         }
         self.answer.usage.ms_thinking = self.end_phase(Phase::Answering);
         // Until it is whole, an earlier one may have to take its place.
-        self.held = self.best.is_some().then(Vec::new);
+        self.held = (self.best.is_some() || self.may_not_stand()).then(Vec::new);
         Ok(())
     }
 
@@ -442,6 +465,10 @@ impl Run {
 
     /// Positions that may still be needed after the prompt, under the limits of the question; `None` if nothing limits them but the context.
     pub(super) fn most_positions(&self, spent: &Spent) -> Option<usize> {
+        // The rungs above may need more than this one.
+        if self.climb.is_some() {
+            return None;
+        }
         let account = &self.account;
         let usage = &self.answer.usage;
         let latent = self.route.latent_steps.saturating_sub(usage.latent_steps);
@@ -512,6 +539,7 @@ impl Run {
         usage.probe_layer_passes -= best.layer_passes;
         usage.answer_tokens = 0;
         self.probabilities = 0.0;
+        self.smallest = 1.0;
         self.held = Some(Vec::new());
         self.pending.clear();
         self.drafted = best.sampled.into();
@@ -554,11 +582,40 @@ impl Run {
         let usage = &self.answer.usage;
         let decision = Decision {
             generated_tokens: usage.thinking_tokens + usage.answer_tokens,
+            latent_steps: usage.latent_steps,
             milliseconds: self.clock.since(self.asked).as_secs_f64() * 1e3,
             choice,
         };
+        if let Some(replay) = &mut self.replay {
+            replay.follow(&decision);
+        }
         self.answer.decisions.push(decision.clone());
         decision
+    }
+
+    /// Where the next decision stands.
+    pub(super) fn place(&self) -> Place {
+        let usage = &self.answer.usage;
+        let generated = usage.thinking_tokens + usage.answer_tokens;
+        (generated, usage.latent_steps)
+    }
+
+    /// Follows a log from here on; the choice of the route was made already. Time is no limit then.
+    pub(super) fn follow(&mut self, replay: Option<Replay>) -> Result<()> {
+        let Some(mut replay) = replay else {
+            return Ok(());
+        };
+        self.account.deadline = None;
+        for decision in &self.answer.decisions {
+            replay.follow(decision);
+        }
+        replay.check()?;
+        self.replay = Some(replay);
+        Ok(())
+    }
+
+    pub(super) fn check_replay(&self) -> Result<()> {
+        self.replay.as_ref().map_or(Ok(()), Replay::check)
     }
 
     /// Goes over to `next`; returns the milliseconds of the phase that ends.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
+use super::climb::ClimbNote;
 use super::probe::greedy;
 use super::run::{Phase, Run};
 use crate::config::TokenId;
@@ -19,13 +20,13 @@ use crate::sampler::Sampled;
 use crate::session::Session;
 
 /// A token and the bits of its log-probability, which JSON would round or, for NaN, lose.
-type Token = (TokenId, u32);
+pub(super) type Token = (TokenId, u32);
 
-fn token(sampled: &Sampled) -> Token {
+pub(super) fn token(sampled: &Sampled) -> Token {
     (sampled.id, sampled.logprob.to_bits())
 }
 
-fn sampled(token: &Token) -> Sampled {
+pub(super) fn sampled(token: &Token) -> Sampled {
     Sampled {
         id: token.0,
         logprob: f32::from_bits(token.1),
@@ -92,6 +93,9 @@ pub(super) struct Thought {
     undropped: usize,
     random: [u64; 4],
     earlier: Earlier,
+    /// Where it stands on a ladder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) climb: Option<ClimbNote>,
 }
 
 fn narrow(count: usize) -> u32 {
@@ -103,7 +107,7 @@ fn micros(ms: f64) -> u32 {
     (ms * 1e3) as u32
 }
 
-fn inconsistent(message: impl Into<String>) -> Error {
+pub(super) fn inconsistent(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Format, message).at("the question")
 }
 
@@ -144,6 +148,7 @@ impl Thought {
             answer_tokens: narrow(usage.answer_tokens),
             undropped: run.finished.len(),
             random: run.sampler.random(),
+            climb: run.climb_note(),
             earlier: Earlier {
                 layer_passes: add(before.layer_passes, layer_passes),
                 prompt_layer_passes: add(before.prompt_layer_passes, prompt_passes),
@@ -287,6 +292,11 @@ impl Run {
         }
         // Replayed without computing: the counts of probes, of what was skipped and dropped come from before.
         self.restore_books(&thought.earlier);
+        if let Some(climb) = self.climb.clone().filter(|climb| climb.recalled)
+            && let Some(kept) = &climb.kept
+        {
+            self.take_books(kept);
+        }
         let tokens = self.answer.usage.thinking_tokens;
         self.decide(queue, Choice::Resumed(tokens));
         Ok(())

@@ -1,7 +1,7 @@
 //! Accuracy over tokens, threshold after threshold, and the choice of one.
 
 use serde::Serialize;
-use skimstone::eval::wilson;
+use skimstone::eval::{Pairs, wilson};
 use skimstone::{CalibrationPoint, GateKind};
 
 use super::trace::Traces;
@@ -77,24 +77,17 @@ fn replay(traces: &Traces, gate: GateKind, threshold: f32) -> Point {
         gained += usize::from(!question.right && outcome.0);
         outcomes.push((outcome.0, outcome.1 + probes, outcome.2));
     }
+    let pairs = Pairs {
+        n: outcomes.len(),
+        lost,
+        gained,
+    };
     Point {
         lost,
         gained,
-        loss_upper: loss_upper(lost, gained, outcomes.len()),
+        loss_upper: pairs.loss_interval()[1],
         ..Point::new(threshold, &outcomes)
     }
-}
-
-/// Upper end of the 95 % interval of the difference of two proportions of the same questions, by Newcombe's square-and-add of
-/// their Wilson intervals.
-///
-/// Source: R. G. Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired data",
-/// Statistics in Medicine 17 (1998); applied to the shares of lost and of gained questions, without their small covariance.
-fn loss_upper(lost: usize, gained: usize, n: usize) -> f64 {
-    let share = |count: usize| count as f64 / n as f64;
-    let above = wilson(lost, n)[1] - share(lost);
-    let below = share(gained) - wilson(gained, n)[0];
-    share(lost) - share(gained) + above.hypot(below)
 }
 
 /// A choice among points.
@@ -159,13 +152,5 @@ mod tests {
         assert_eq!(chosen(0.01, 80.0), None);
         let kept: Vec<f32> = thinned(&points, 3, 2).iter().map(|p| p.threshold).collect();
         assert_eq!(kept, [0.99, 0.7]);
-    }
-
-    #[test]
-    fn a_loss_is_never_known_better_than_the_questions_allow() {
-        // Nothing lost of 1000: by Wilson's interval it may still be 0.38 %.
-        assert!((loss_upper(0, 0, 1000) - 0.00383).abs() < 1e-4);
-        assert!(loss_upper(10, 0, 1000) > 0.01 && loss_upper(10, 10, 1000) > 0.005);
-        assert!(loss_upper(0, 40, 1000) < 0.0);
     }
 }

@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
-use skimstone::Model;
-use skimstone::eval::{Score, Tally};
-use skimstone::reason::Usage;
+use skimstone::eval::{Pairs, Score, Tally};
+use skimstone::reason::Answer;
+use skimstone::{FinishReason, Model};
 
 use crate::failure::Result;
 use crate::terminal::{Style, counted};
@@ -17,11 +17,19 @@ use crate::terminal::{Style, counted};
 pub(super) struct Counts {
     all: Tally,
     by_kind: BTreeMap<String, Tally>,
+    /// Question by question.
+    right: Vec<bool>,
+    answered: usize,
+    ended: usize,
 }
 
 impl Counts {
     /// Counts one answer.
-    pub(super) fn count(&mut self, kind: Option<&str>, correct: bool, usage: &Usage, ms: f64) {
+    pub(super) fn count(&mut self, kind: Option<&str>, correct: bool, answer: &Answer, ms: f64) {
+        let usage = &answer.usage;
+        self.right.push(correct);
+        self.answered += usize::from(!answer.text.trim().is_empty());
+        self.ended += usize::from(answer.finish_reason == FinishReason::Stop);
         self.all.count(correct, usage, ms);
         if let Some(kind) = kind {
             let of_kind = self.by_kind.entry(kind.to_owned()).or_default();
@@ -40,6 +48,28 @@ impl Counts {
     }
 }
 
+/// How answers ended.
+#[derive(Debug, Serialize)]
+struct Ends {
+    /// Those with words.
+    answered: usize,
+    /// Those that the student ended, rather than a limit.
+    ended: usize,
+    /// Those that came within the limit of time.
+    in_time: Option<usize>,
+}
+
+/// The first route against another one.
+#[derive(Debug, Serialize)]
+struct Pair<'a> {
+    against: &'a str,
+    #[serde(flatten)]
+    pairs: Pairs,
+    loss: f64,
+    interval: [f64; 2],
+    p_value: f64,
+}
+
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
 pub(super) struct Report<'a> {
@@ -47,6 +77,8 @@ pub(super) struct Report<'a> {
     score: Score,
     route: &'a str,
     routes: BTreeMap<&'a str, Score>,
+    ends: BTreeMap<&'a str, Ends>,
+    pairs: Vec<Pair<'a>>,
     by_kind: BTreeMap<&'a str, Score>,
     model: String,
     data: String,
@@ -61,16 +93,44 @@ impl<'a> Report<'a> {
         path: &Path,
         data: &Path,
         model: &'a Model,
+        deadline: Option<u64>,
     ) -> Self {
         let (route, first) = &counts[0];
         let by_kind = first.by_kind.iter();
         let routes = counts.iter();
+        let ends = |counts: &Counts| Ends {
+            answered: counts.answered,
+            ended: counts.ended,
+            in_time: deadline.map(|ms| counts.all.within(ms as f64)),
+        };
+        let pair = |(against, counts): &'a (String, Counts)| {
+            // An interrupt may have left out the last ones.
+            let pairs = Pairs::new(
+                counts
+                    .right
+                    .iter()
+                    .copied()
+                    .zip(first.right.iter().copied()),
+            );
+            Pair {
+                against,
+                pairs,
+                loss: pairs.loss(),
+                interval: pairs.loss_interval(),
+                p_value: pairs.p_value(),
+            }
+        };
         Report {
             score: first.all.score(),
             route,
             routes: routes
                 .map(|(route, counts)| (route.as_str(), counts.all.score()))
                 .collect(),
+            ends: counts
+                .iter()
+                .map(|(route, counts)| (route.as_str(), ends(counts)))
+                .collect(),
+            pairs: counts[1..].iter().map(pair).collect(),
             by_kind: by_kind
                 .map(|(kind, tally)| (kind.as_str(), tally.score()))
                 .collect(),
@@ -111,6 +171,29 @@ impl<'a> Report<'a> {
                 score.mean_layer_passes,
                 score.mean_head_passes,
                 score.mean_probes,
+            )?;
+        }
+        for (route, ends) in &self.ends {
+            if let Some(in_time) = ends.in_time {
+                let n = self.routes[route].n;
+                writeln!(
+                    out,
+                    "{route}: {in_time} of {n} in time, p99 {:.1} ms; {} with words, {} with an end",
+                    self.routes[route].p99_ms, ends.answered, ends.ended
+                )?;
+            }
+        }
+        for pair in &self.pairs {
+            let [low, high] = pair.interval.map(|end| -100.0 * end);
+            writeln!(
+                out,
+                "{} against {}: {:+.2} points of accuracy ({high:+.2} to {low:+.2}), {} lost, {} gained, p = {:.2e}",
+                self.route,
+                pair.against,
+                -100.0 * pair.loss,
+                pair.pairs.lost,
+                pair.pairs.gained,
+                pair.p_value
             )?;
         }
         let times = format!(

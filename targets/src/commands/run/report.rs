@@ -15,7 +15,11 @@ pub(super) struct Report<'a> {
     /// `None` with `--raw`.
     pub(super) route: Option<String>,
     /// `None` with `--raw`.
+    pub(super) along: Option<String>,
+    /// `None` with `--raw`.
     pub(super) confidence: Option<f32>,
+    /// `None` with `--raw`.
+    pub(super) certainty: Option<f32>,
     pub(super) usage: Usage,
     pub(super) finish_reason: FinishReason,
     pub(super) decisions: Vec<Decision>,
@@ -30,6 +34,8 @@ pub(super) struct ThinkingIds {
     separator: Option<TokenId>,
     ids: Vec<TokenId>,
     closed: bool,
+    /// Of the rungs before, from the cheapest on.
+    before: Vec<(usize, Vec<TokenId>, bool)>,
 }
 
 impl ThinkingIds {
@@ -38,6 +44,7 @@ impl ThinkingIds {
             separator,
             ids: Vec::new(),
             closed: false,
+            before: Vec::new(),
         }
     }
 
@@ -46,6 +53,16 @@ impl ThinkingIds {
             Event::ChunkFinished { complete: true, .. } => self.ids.extend(self.separator),
             Event::ThinkingText(piece) => self.ids.extend(&piece.ids),
             Event::Decision(decision) => {
+                if let Choice::RungEscalated { rung, .. } = decision.choice {
+                    let ids = std::mem::take(&mut self.ids);
+                    let closed = std::mem::take(&mut self.closed);
+                    self.before.push((rung, ids, closed));
+                }
+                if let Choice::RungRecalled { rung, .. } = decision.choice
+                    && let Some(at) = self.before.iter().position(|before| before.0 == rung)
+                {
+                    (_, self.ids, self.closed) = self.before.swap_remove(at);
+                }
                 self.closed |= matches!(
                     decision.choice,
                     Choice::StudentClosed

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, StdoutLock, Write};
 
-use skimstone::reason::Event;
+use skimstone::reason::{Choice, Event};
 use skimstone::{FinishReason, Model, Piece};
 
 use super::report::Report;
@@ -52,6 +52,13 @@ impl View {
                 }
                 write!(self.stdout, "{}", self.style.dim(&text))?;
             }
+            Event::Decision(decision) => {
+                // The next rung thinks anew.
+                if self.thought && matches!(decision.choice, Choice::RungEscalated { .. }) {
+                    write!(self.stdout, "\n\n")?;
+                    self.thought = false;
+                }
+            }
             Event::AnswerText(piece) => return self.answer(piece),
             Event::Finished(_) => return self.end(),
             _ => return Ok(()),
@@ -87,13 +94,22 @@ impl View {
 pub(super) fn print_costs(report: &Report<'_>) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
     let usage = &report.usage;
-    let mut parts = vec![report.route.clone().unwrap_or_else(|| "raw".to_owned())];
+    let route = match (&report.route, &report.along) {
+        (Some(route), Some(along)) if route != along => format!("{route}, by {along}"),
+        (Some(route), _) => route.clone(),
+        (None, _) => "raw".to_owned(),
+    };
+    let mut parts = vec![route];
     parts.push(counted(usage.generated_tokens, "token"));
     if usage.thinking_tokens > 0 {
         parts.push(format!(
             "{} thinking",
             grouped(usage.thinking_tokens as u64)
         ));
+    }
+    if usage.rungs > 1 {
+        let rejected = grouped(usage.rejected_tokens as u64);
+        parts.push(format!("{} rungs, {rejected} rejected", usage.rungs));
     }
     if usage.probes > 0 {
         parts.push(counted(usage.probes, "probe"));
