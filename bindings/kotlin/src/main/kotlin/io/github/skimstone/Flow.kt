@@ -1,5 +1,7 @@
 package io.github.skimstone
 
+import java.util.concurrent.TimeUnit
+import kotlin.time.Duration
 import kotlinx.coroutines.CoroutineDispatcher
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.awaitCancellation
@@ -21,7 +23,21 @@ import kotlinx.coroutines.withContext
  *
  * One collection of a session at a time; a second one meanwhile throws [SkimstoneException.Busy] or takes its events.
  */
-public fun Session.events(dispatcher: CoroutineDispatcher = Dispatchers.Default): Flow<Event> = channelFlow {
+public fun Session.events(dispatcher: CoroutineDispatcher = Dispatchers.Default): Flow<Event> = events(dispatcher) { begin() }
+
+/**
+ * The events of the question in a file that [Session.save] or [Session.enterBackground] wrote, from the start again; every collection
+ * goes on from the file anew. As [events] otherwise; see [Session.resume].
+ */
+public fun Session.resumed(path: String, dispatcher: CoroutineDispatcher = Dispatchers.Default): Flow<Event> =
+    // To ask for its iterator is to go on from the file.
+    events(dispatcher) { resume(path).iterator() }
+
+/** The app leaves the screen: the question ends as "suspended" within about [grace], and is in the file at [path] for [resumed]. */
+public fun Session.enterBackground(path: String, grace: Duration): Unit =
+    enterBackground(path, grace.inWholeMilliseconds, TimeUnit.MILLISECONDS)
+
+private fun Session.events(dispatcher: CoroutineDispatcher, begin: () -> Unit): Flow<Event> = channelFlow {
     withContext(dispatcher) {
         begin()
         // Unconfined: runs on the thread that cancels, whatever the others are busy with.
