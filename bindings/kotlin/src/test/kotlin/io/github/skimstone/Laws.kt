@@ -55,8 +55,6 @@ private suspend fun pausing(model: Model) = model.session(optionsOf("route" to "
     session.append(QUESTION)
     session.events(Dispatchers.IO).collect { event ->
         if (event.type() == EventType.CHUNK_STARTED) {
-            // One event may wait to be taken; nothing further is computed meanwhile.
-            delay(20.milliseconds)
             val before = session.inspect()
             delay(20.milliseconds)
             must(session.inspect() == before) { "nothing runs ahead of the collector" }
