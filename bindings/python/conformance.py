@@ -51,6 +51,9 @@ class Driver:
     def model_tokens(self, text=""):
         return len(self.model.tokenize(text))
 
+    def model_thermal(self, level):
+        self.model.set_thermal(int(level))
+
     def model_free(self):
         self.model = None
 
@@ -113,12 +116,30 @@ class Driver:
                 cancel.trigger()
         return self.event.fields["finish_reason"]
 
-    def session_events(self):
+    def names(self, events):
         names: list[str] = []
-        for self.event in self.session.ask():
+        for self.event in events:
             if names[-1:] != [self.event.name]:
                 names.append(self.event.name)
         return " ".join(names)
+
+    def session_events(self):
+        return self.names(self.session.ask())
+
+    def session_rest(self):
+        return self.names(iter(self.session.next_event, None))
+
+    def session_resume(self, path):
+        return self.names(self.session.resume(path))
+
+    def session_memory_warning(self):
+        self.session.memory_warning()
+
+    def session_background(self, path, grace_ms):
+        self.session.enter_background(path, int(grace_ms))
+
+    def session_foreground(self):
+        self.session.enter_foreground()
 
     def cancel_get(self):
         self.cancel = self.session.cancel_handle()

@@ -106,9 +106,9 @@ static void generate(int cancel_at) {
   show_string(status, reason);
 }
 
-static void all_events(void) {
+/* Pulls to the end, once `status` says that there is something to pull. */
+static void all_events(int32_t status) {
   char names[4096] = "", last[64] = "";
-  int32_t status = skim_session_begin(session, &error);
   while (status == SKIM_STATUS_OK) {
     skim_event *next = NULL;
     status = skim_session_next_event(session, -1, &next, &error);
@@ -180,6 +180,7 @@ static void step(const char *what, char *a, char *b) {
     if (status < 0) told(status);
     else printf("%zu\n", count);
   }
+  else if (IS("model.thermal")) told(skim_model_set_thermal(model, atoi(a), &error));
   else if (IS("model.free")) told(skim_model_free(model)), model = NULL;
   else if (IS("session.new")) {
     skim_session_free(session), session = NULL;
@@ -204,7 +205,12 @@ static void step(const char *what, char *a, char *b) {
   else if (IS("session.begin")) told(skim_session_begin(session, &error));
   else if (IS("session.next")) next_event(atoi(a));
   else if (IS("session.generate")) generate(atoi(a));
-  else if (IS("session.events")) all_events();
+  else if (IS("session.events")) all_events(skim_session_begin(session, &error));
+  else if (IS("session.rest")) all_events(SKIM_STATUS_OK);
+  else if (IS("session.resume")) all_events(skim_session_resume(session, a, &error));
+  else if (IS("session.memory_warning")) told(skim_session_memory_warning(session, &error));
+  else if (IS("session.background")) told(skim_session_enter_background(session, a, (uint32_t)atoi(b), &error));
+  else if (IS("session.foreground")) told(skim_session_enter_foreground(session, &error));
   else if (IS("cancel.get")) told(skim_session_cancel_handle(session, &cancel, &error));
   else if (IS("cancel.trigger")) told(skim_cancel_trigger(cancel));
   else if (IS("event.text")) say(skim_event_text(event, NULL));

@@ -73,9 +73,9 @@ std::string generate(int cancel_at) {
   return event->string("finish_reason");
 }
 
-std::string events() {
+// The names of all further events.
+std::string rest() {
   std::string names, last;
-  session->begin();
   while (auto seen = session->next()) {
     event = std::move(seen);
     std::string name(event->name());
@@ -115,6 +115,7 @@ const std::map<std::string, std::function<std::string(Words)>> steps = {
     {"model.open", [](Words w) { return model = skim::Model::open(w[1], chosen()), "ok"; }},
     {"model.new", [](Words) { return model.emplace(*bundle, chosen()), "ok"; }},
     {"model.tokens", [](Words w) { return std::to_string(model->tokenize(w[1]).size()); }},
+    {"model.thermal", [](Words w) { return model->set_thermal(std::stoi(w[1])), "ok"; }},
     {"model.free", [](Words) { return model.reset(), "ok"; }},
     {"session.new", [](Words) { return session.emplace(*model, chosen()), "ok"; }},
     {"session.fork", [](Words) { return forked = session->fork(), "ok"; }},
@@ -135,7 +136,14 @@ const std::map<std::string, std::function<std::string(Words)>> steps = {
     {"session.begin", [](Words) { return session->begin(), "ok"; }},
     {"session.next", [](Words w) { return next(std::stoi(w[1])); }},
     {"session.generate", [](Words w) { return generate(std::stoi(w[1])); }},
-    {"session.events", [](Words) { return events(); }},
+    {"session.events", [](Words) { return session->begin(), rest(); }},
+    {"session.rest", [](Words) { return rest(); }},
+    {"session.resume", [](Words w) { return session->resume(w[1]), rest(); }},
+    {"session.memory_warning", [](Words) { return session->memory_warning(), "ok"; }},
+    {"session.background", [](Words w) {
+       return session->enter_background(w[1], std::chrono::milliseconds(std::stoul(w[2]))), "ok";
+     }},
+    {"session.foreground", [](Words) { return session->enter_foreground(), "ok"; }},
     {"cancel.get", [](Words) { return cancel = session->cancel_handle(), "ok"; }},
     {"cancel.trigger", [](Words) { return cancel->trigger(), "ok"; }},
     {"event.text", [](Words) { return std::string(event->text()); }},

@@ -13,6 +13,7 @@
 #ifndef SKIMSTONE_HPP
 #define SKIMSTONE_HPP
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -522,8 +523,10 @@ class Session {
 
   /* The app leaves the screen: the question ends with the reason "suspended", and is in the file at `path`. */
   void enter_background(const std::string &path, std::chrono::milliseconds grace) const {
+    /* None that ends before it began, and none that wraps. */
+    auto milliseconds = static_cast<uint32_t>(std::clamp<int64_t>(grace.count(), 0, UINT32_MAX));
     detail::call([&](skim_error **error) {
-      return skim_session_enter_background(get(), detail::name(path), static_cast<uint32_t>(grace.count()), error);
+      return skim_session_enter_background(get(), detail::name(path), milliseconds, error);
     });
   }
 

@@ -177,7 +177,8 @@ impl Installed {
         self.folder.path().join("include")
     }
 
-    /// Compiles `source` with every warning an error; the program.
+    /// Compiles `source` with every warning an error, and with the flags of `SKIMSTONE_CFLAGS`, such as `-fsanitize=address`; the
+    /// program.
     pub fn compile(&self, source: &Path, linking: Linking) -> PathBuf {
         self.compile_with(source, linking, &self.include())
     }
@@ -206,6 +207,11 @@ impl Installed {
                 "-Werror",
             ])
             .arg("-D_POSIX_C_SOURCE=200809L")
+            .args(
+                std::env::var("SKIMSTONE_CFLAGS")
+                    .unwrap_or_default()
+                    .split_whitespace(),
+            )
             .arg(source)
             .arg("-I")
             .arg(include)

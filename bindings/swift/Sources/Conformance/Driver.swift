@@ -71,9 +71,18 @@ struct Driver {
         return try event.string("finish_reason")
     }
 
-    mutating func events() async throws -> String {
+    mutating func rest() throws -> String {
         var names: [String] = []
-        for try await seen in session.ask() {
+        while let seen = try session.nextEvent() {
+            event = seen
+            if names.last != seen.name { names.append(seen.name) }
+        }
+        return names.joined(separator: " ")
+    }
+
+    mutating func names(_ events: Events) async throws -> String {
+        var names: [String] = []
+        for try await seen in events {
             event = seen
             if names.last != seen.name { names.append(seen.name) }
         }
@@ -95,6 +104,7 @@ struct Driver {
         case "model.open": model = try Model(path: a, options: options)
         case "model.new": model = try Model(bundle, options: options)
         case "model.tokens": return String(try model.tokenize(a).count)
+        case "model.thermal": try model.setThermal(ThermalLevel(rawValue: Int32(a)!)!)
         case "model.free": model = nil
         case "session.new": session = try model.session(options: options)
         case "session.fork": forked = try session.fork()
@@ -112,7 +122,12 @@ struct Driver {
         case "session.begin": try session.begin()
         case "session.next": return try next(Int32(a)!)
         case "session.generate": return try await generate(Int(a)!)
-        case "session.events": return try await events()
+        case "session.events": return try await names(session.ask())
+        case "session.rest": return try rest()
+        case "session.resume": return try await names(session.resume(from: a))
+        case "session.memory_warning": try session.memoryWarning()
+        case "session.background": try session.enterBackground(savingTo: a, graceMilliseconds: UInt32(b)!)
+        case "session.foreground": try session.enterForeground()
         case "cancel.get":
             // The session itself cancels; a closure that holds it weakly is what outlives it.
             cancelled = { [weak session] in session?.cancel() }

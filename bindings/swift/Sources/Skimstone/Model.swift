@@ -49,6 +49,18 @@ public final class ModelBundle: Sendable {
     }
 }
 
+/// How hot the device is: the hotter, the less effort goes into a question. The raw values are those of `ProcessInfo.ThermalState`.
+public enum ThermalLevel: Int32, CaseIterable, Sendable {
+    /// Not hot: everything as asked.
+    case nominal = 0
+    /// Warm.
+    case fair = 1
+    /// Hot.
+    case serious = 2
+    /// About to be stopped by the system.
+    case critical = 3
+}
+
 /// A model: immutable, used by any number of sessions and tasks at once.
 public final class Model: Sendable {
     private let handle: Handle
@@ -83,7 +95,13 @@ public final class Model: Sendable {
         return bytes
     }
 
-    /// Gives what freed sessions left for new ones back to the system: for a memory warning.
+    /// Says how hot the device is; it is `nominal` until then. When it is hot, thinking is shorter and goes by cheaper routes, also in
+    /// questions that are being answered, and answers get worse; the finished event says what was cut. From any thread.
+    public func setThermal(_ level: ThermalLevel) throws(SkimstoneError) {
+        try call { skim_model_set_thermal(handle.pointer, level.rawValue, $0) }
+    }
+
+    /// Gives what freed sessions left for new ones back to the system: for a memory warning, besides `Session.memoryWarning` for each.
     public func trimMemory() throws(SkimstoneError) {
         try call { skim_model_trim_memory(handle.pointer, $0) }
     }

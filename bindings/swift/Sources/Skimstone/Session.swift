@@ -3,8 +3,8 @@ import Dispatch
 
 /// One conversation: what was appended, and the keys and values that the model computed for it.
 ///
-/// For one task at a time: a second call while one runs throws `SkimstoneError` of the status `busy` and does nothing. `cancel` may
-/// be called from anywhere at any time. `nextEvent` and `generate` compute on the calling thread; `ask` and `answer` on
+/// For one task at a time: a second call while one runs throws `SkimstoneError` of the status `busy` and does nothing. `cancel`, and what
+/// the system tells an app (`memoryWarning`, `enterBackground`, `enterForeground`), may be called from anywhere at any time. `nextEvent` and `generate` compute on the calling thread; `ask` and `answer` on
 /// a thread of the session's own, and so never block an actor.
 public final class Session: Sendable {
     private let handle: Handle
@@ -75,7 +75,16 @@ public final class Session: Sendable {
     /// task is cancelled the work ends within one layer of one step, and the loop throws `CancellationError`; after
     /// `Session.cancel` it ends with a finished event instead, whose finish reason is "cancelled".
     public func ask() -> Events {
-        Events(session: self)
+        Events(session: self, path: nil)
+    }
+
+    /// Goes on with the question in a file that `save` or `enterBackground` wrote, in this process or another, as if it had not been
+    /// interrupted: its events, from the start again. Every loop over them goes on from the file anew.
+    ///
+    /// The settings must be those of the question; time limits begin anew. The loop throws where the file does not fit or has no
+    /// question, and the session stays as it was. What was appended is not touched. Otherwise as `ask`.
+    public func resume(from path: String) -> Events {
+        Events(session: self, path: path)
     }
 
     /// Answers what was appended; the finished event.
@@ -113,6 +122,29 @@ public final class Session: Sendable {
         try string { skim_session_inspect(handle.pointer, $0, $1) }
     }
 
+    // MARK: What the system tells an app
+
+    /// For a memory warning: between questions the session gives all its memory back, which the next question reserves again; within one,
+    /// what that needs no more, at its next step. Answers do not change.
+    public func memoryWarning() throws(SkimstoneError) {
+        try call { skim_session_memory_warning(handle.pointer, $0) }
+    }
+
+    /// The app leaves the screen: the question ends at the end of its chunk of thinking, or after the grace at its next step, with the
+    /// finish reason "suspended", and is in the file at `path` for `resume`.
+    ///
+    /// Where no thread works on the session, the file is written before this returns, in case that the loop is never reached again.
+    /// Where it cannot be written, the loop throws, and the question stays.
+    public func enterBackground(savingTo path: String, graceMilliseconds: UInt32) throws(SkimstoneError) {
+        let path = try checked(path)
+        try call { skim_session_enter_background(handle.pointer, path, graceMilliseconds, $0) }
+    }
+
+    /// The app is back: a question that was not suspended yet goes on.
+    public func enterForeground() throws(SkimstoneError) {
+        try call { skim_session_enter_foreground(handle.pointer, $0) }
+    }
+
     // MARK: On the calling thread
 
     /// Begins to answer what was appended; pull with `nextEvent`. A question that was not answered to its end is dropped.
@@ -146,15 +178,22 @@ public final class Session: Sendable {
 
     // MARK: On the session's thread
 
+    /// What comes before the first event: `begin`, or the question of a file.
+    fileprivate func begin(from path: String?) throws(SkimstoneError) {
+        guard let path else { return try begin() }
+        let checkedPath = try checked(path)
+        try call { skim_session_resume(handle.pointer, checkedPath, $0) }
+    }
+
     /// `begin` if asked to, and `nextEvent`.
-    fileprivate func next(beginning: Bool) async throws -> Event? {
+    fileprivate func next(beginning: Bool, from path: String?) async throws -> Event? {
         // Before the question begins, a cancel would be taken back by it.
         try Task.checkCancellation()
         let event = try await withTaskCancellationHandler {
             try await withCheckedThrowingContinuation { continuation in
                 queue.async {
                     continuation.resume(with: Result {
-                        if beginning { try self.begin() }
+                        if beginning { try self.begin(from: path) }
                         return try self.nextEvent()
                     })
                 }
@@ -172,18 +211,22 @@ public struct Events: AsyncSequence, Sendable {
     public typealias Element = Event
 
     fileprivate let session: Session
+    /// Of the file that the question is in; nil for what was appended.
+    fileprivate let path: String?
 
     public func makeAsyncIterator() -> Iterator {
-        Iterator(session: session)
+        Iterator(session: session, path: path)
     }
 
     public struct Iterator: AsyncIteratorProtocol {
         fileprivate let session: Session
+        private let path: String?
         private var begun = false
         private var ended = false
 
-        fileprivate init(session: Session) {
+        fileprivate init(session: Session, path: String?) {
             self.session = session
+            self.path = path
         }
 
         public mutating func next() async throws -> Event? {
@@ -191,7 +234,7 @@ public struct Events: AsyncSequence, Sendable {
             let beginning = !begun
             begun = true
             ended = true
-            let event = try await session.next(beginning: beginning)
+            let event = try await session.next(beginning: beginning, from: path)
             ended = event == nil
             return event
         }

@@ -117,6 +117,50 @@ let question = "age 34. in bed 23:05, up 07:15.\nhow long was I in bed?"
         #expect(try last?.string("finish_reason") == "cancelled")
     }
 
+    @Test func aQuestionIsSuspendedAndGoesOn() async throws {
+        let expected = try await session(["route": "cot"]).answer().text
+        let path = NSTemporaryDirectory() + "skimstone-question-\(ProcessInfo.processInfo.processIdentifier)"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let session = try session(["route": "cot"])
+        var last: Event?
+        for try await event in session.ask() {
+            if event.kind == .chunkStarted { try session.enterBackground(savingTo: path, graceMilliseconds: 60_000) }
+            last = event
+        }
+        #expect(try last?.string("finish_reason") == "suspended")
+        // As in a process of later; every loop goes on from the file anew.
+        let events = try model.session(options: ["route": "cot"]).resume(from: path)
+        for _ in 0..<2 {
+            for try await event in events { last = event }
+            #expect(last?.text == expected)
+        }
+        do {
+            for try await _ in session.resume(from: "/nowhere") {}
+            Issue.record("a missing file is told")
+        } catch {
+            #expect((error as? SkimstoneError)?.place == "/nowhere", "\(error)")
+        }
+        await #expect(throws: SkimstoneError.self) { for try await _ in session.resume(from: "/no\0where") {} }
+        // The next question takes the request back.
+        #expect(try await session.answer().text == expected)
+    }
+
+    @Test func theSystemIsHeard() async throws {
+        // A model of its own: the others are not hot.
+        let model = try Model(path: student)
+        let session = try model.session(options: ["route": "cot"]).append(question)
+        _ = try await session.answer()
+        let before = try model.memoryUsed()
+        try session.memoryWarning()
+        #expect(try model.memoryUsed() < before)
+        for level in ThermalLevel.allCases {
+            try model.setThermal(level)
+            #expect(try model.inspect().contains("\"thermal\":\"\(level)\""))
+        }
+        #expect(try await session.answer().string("route") == "direct")
+        try session.enterForeground()
+    }
+
     @Test func tasksShareAModel() async throws {
         let expected = try await session(["route": "skip"]).answer().text
         let texts = try await withThrowingTaskGroup(of: String.self) { group in

@@ -333,6 +333,11 @@ NATIVE(void, modelTrimMemory, jlong model) {
   if (!PENDING()) failed(env, skim_model_trim_memory(HANDLE(skim_model, model), &error), &error);
 }
 
+NATIVE(void, modelSetThermal, jlong model, jint level) {
+  skim_error *error = NULL;
+  if (!PENDING()) failed(env, skim_model_set_thermal(HANDLE(skim_model, model), level, &error), &error);
+}
+
 NATIVE(jintArray, modelTokenize, jlong model, jbyteArray text_bytes, jboolean add_special) {
   size_t length = 0, count = 0;
   char *text = copy_of(env, text_bytes, &length);
@@ -489,6 +494,31 @@ NATIVE(void, sessionRestore, jlong session, jbyteArray path_bytes) {
   free(path);
 }
 
+NATIVE(void, sessionResume, jlong session, jbyteArray path_bytes) {
+  char *path = copy_of(env, path_bytes, NULL);
+  skim_error *error = NULL;
+  if (!PENDING()) failed(env, skim_session_resume(HANDLE(skim_session, session), path, &error), &error);
+  free(path);
+}
+
+NATIVE(void, sessionMemoryWarning, jlong session) {
+  skim_error *error = NULL;
+  if (!PENDING()) failed(env, skim_session_memory_warning(HANDLE(skim_session, session), &error), &error);
+}
+
+NATIVE(void, sessionEnterBackground, jlong session, jbyteArray path_bytes, jint grace_ms) {
+  char *path = copy_of(env, path_bytes, NULL);
+  skim_error *error = NULL;
+  if (!PENDING())
+    failed(env, skim_session_enter_background(HANDLE(skim_session, session), path, (uint32_t)grace_ms, &error), &error);
+  free(path);
+}
+
+NATIVE(void, sessionEnterForeground, jlong session) {
+  skim_error *error = NULL;
+  if (!PENDING()) failed(env, skim_session_enter_foreground(HANDLE(skim_session, session), &error), &error);
+}
+
 NATIVE(jbyteArray, sessionInspect, jlong session) {
   char *text = NULL;
   skim_error *error = NULL;
@@ -538,6 +568,7 @@ static const JNINativeMethod natives[] = {
     ENTRY(modelInspect, "(J)" TEXT),
     ENTRY(modelMemoryUsed, "(J)J"),
     ENTRY(modelTrimMemory, "(J)V"),
+    ENTRY(modelSetThermal, "(JI)V"),
     ENTRY(modelTokenize, "(J" TEXT "Z)[I"),
     ENTRY(modelFree, "(J)V"),
     ENTRY(sessionNew, "(J" SETTINGS ")J"),
@@ -554,6 +585,10 @@ static const JNINativeMethod natives[] = {
     ENTRY(sessionCancelHandle, "(J)J"),
     ENTRY(sessionSave, "(J" TEXT ")V"),
     ENTRY(sessionRestore, "(J" TEXT ")V"),
+    ENTRY(sessionResume, "(J" TEXT ")V"),
+    ENTRY(sessionMemoryWarning, "(J)V"),
+    ENTRY(sessionEnterBackground, "(J" TEXT "I)V"),
+    ENTRY(sessionEnterForeground, "(J)V"),
     ENTRY(sessionInspect, "(J)" TEXT),
     ENTRY(sessionFree, "(J)V"),
     ENTRY(cancelTrigger, "(J)V"),

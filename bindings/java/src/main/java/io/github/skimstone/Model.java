@@ -67,7 +67,25 @@ public final class Model implements AutoCloseable {
         }
     }
 
-    /** Gives what closed sessions left for new ones back to the system: for {@code onTrimMemory}. */
+    /**
+     * Says how hot the device is; it is {@link ThermalLevel#NOMINAL} until then. When it is hot, thinking is shorter and goes by cheaper
+     * routes, also in questions that are being answered, and answers get worse; the finished event says what was cut.
+     */
+    public void setThermal(ThermalLevel level) {
+        // In the order of SKIM_THERMAL_….
+        int number = level.ordinal();
+        long model = handle.use();
+        try {
+            Native.modelSetThermal(model, number);
+        } finally {
+            handle.done();
+        }
+    }
+
+    /**
+     * Gives what closed sessions left for new ones back to the system: for {@code onTrimMemory}, besides {@link Session#memoryWarning} for
+     * each session.
+     */
     public void trimMemory() {
         long model = handle.use();
         try {

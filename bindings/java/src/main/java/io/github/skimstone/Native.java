@@ -95,6 +95,8 @@ final class Native {
 
     static native void modelTrimMemory(long model);
 
+    static native void modelSetThermal(long model, int level);
+
     static native int[] modelTokenize(long model, byte[] text, boolean addSpecial);
 
     static native void modelFree(long model);
@@ -126,6 +128,14 @@ final class Native {
     static native void sessionSave(long session, byte[] path);
 
     static native void sessionRestore(long session, byte[] path);
+
+    static native void sessionResume(long session, byte[] path);
+
+    static native void sessionMemoryWarning(long session);
+
+    static native void sessionEnterBackground(long session, byte[] path, int graceMs);
+
+    static native void sessionEnterForeground(long session);
 
     static native byte[] sessionInspect(long session);
 

@@ -8,8 +8,9 @@ import java.util.concurrent.TimeoutException;
 /**
  * One conversation: what was appended, and the keys and values that the model computed for it.
  *
- * <p>Threads: one at a time; a second call meanwhile throws {@link SkimstoneException.Busy} and does nothing. {@link #cancel}
- * and {@link #close} may be called from any thread at any time. Nothing computes but in {@link #nextEvent} and what calls it: not
+ * <p>Threads: one at a time; a second call meanwhile throws {@link SkimstoneException.Busy} and does nothing. {@link #cancel},
+ * {@link #close}, and what the system tells an app ({@link #memoryWarning}, {@link #enterBackground}, {@link #enterForeground}) may be
+ * called from any thread at any time. Nothing computes but in {@link #nextEvent} and what calls it: not
  * for the main thread.
  */
 public final class Session implements AutoCloseable {
@@ -147,7 +148,11 @@ public final class Session implements AutoCloseable {
      * @throws TimeoutException the time was over before anything happened
      */
     public Event nextEvent(long timeout, TimeUnit unit) throws TimeoutException {
-        return next((int) Math.min(Math.max(unit.toMillis(timeout), 0), Integer.MAX_VALUE));
+        return next(milliseconds(timeout, unit));
+    }
+
+    private static int milliseconds(long time, TimeUnit unit) {
+        return (int) Math.min(Math.max(unit.toMillis(time), 0), Integer.MAX_VALUE);
     }
 
     private Event next(int timeoutMs) throws TimeoutException {
@@ -200,6 +205,76 @@ public final class Session implements AutoCloseable {
                 return new Events(Session.this);
             }
         };
+    }
+
+    /**
+     * Goes on with the question in a file that {@link #save} or {@link #enterBackground} wrote, in this process or another, as if it had
+     * not been interrupted: its events, from the start again, for a for loop. Each loop goes on from the file anew.
+     *
+     * <p>The settings must be those of the question; time limits begin anew. The loop throws where the file does not fit or has no
+     * question, and the session stays as it was. What was appended is not touched.
+     */
+    public Iterable<Event> resume(String path) {
+        final byte[] bytes = Native.name(path);
+        return new Iterable<Event>() {
+            @Override
+            public Iterator<Event> iterator() {
+                long session = handle.use();
+                try {
+                    Native.sessionResume(session, bytes);
+                } finally {
+                    handle.done();
+                }
+                return new Events(Session.this);
+            }
+        };
+    }
+
+    /**
+     * For a memory warning of the system: between questions the session gives all its memory back, which the next question reserves
+     * again; within one, what that needs no more, at its next step. Answers do not change. From any thread; nothing once closed.
+     */
+    public void memoryWarning() {
+        long session = handle.useIfOpen();
+        if (session != 0) {
+            try {
+                Native.sessionMemoryWarning(session);
+            } finally {
+                handle.done();
+            }
+        }
+    }
+
+    /**
+     * The app leaves the screen: the question ends at the end of its chunk of thinking, or after {@code grace} at its next step, with
+     * the finish reason "suspended", and is in the file at {@code path} for {@link #resume}. From any thread; nothing once closed.
+     *
+     * <p>Where no other thread works on the session, the file is written before this returns, in case that nobody pulls any more. Where
+     * it cannot be written, whoever pulls gets the exception, and the question stays.
+     */
+    public void enterBackground(String path, long grace, TimeUnit unit) {
+        byte[] bytes = Native.name(path);
+        int graceMs = milliseconds(grace, unit);
+        long session = handle.useIfOpen();
+        if (session != 0) {
+            try {
+                Native.sessionEnterBackground(session, bytes, graceMs);
+            } finally {
+                handle.done();
+            }
+        }
+    }
+
+    /** The app is back: a question that was not suspended yet goes on. From any thread; nothing once closed. */
+    public void enterForeground() {
+        long session = handle.useIfOpen();
+        if (session != 0) {
+            try {
+                Native.sessionEnterForeground(session);
+            } finally {
+                handle.done();
+            }
+        }
     }
 
     /**

@@ -9,7 +9,9 @@ import java.lang.reflect.Field;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Paths;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 
@@ -69,10 +71,18 @@ public final class Conformance {
         return event.string("finish_reason");
     }
 
-    private String events() {
+    private static Iterable<Event> rest(Session session) {
+        List<Event> events = new ArrayList<>();
+        for (Event each = session.nextEvent(); each != null; each = session.nextEvent()) {
+            events.add(each);
+        }
+        return events;
+    }
+
+    private String names(Iterable<Event> events) {
         StringBuilder names = new StringBuilder();
         String last = "";
-        for (Event each : session.ask()) {
+        for (Event each : events) {
             event = each;
             if (!each.name().equals(last)) {
                 names.append(names.length() == 0 ? "" : " ").append(each.name());
@@ -112,6 +122,7 @@ public final class Conformance {
             case "model.open": model = Model.open(a, options); return "ok";
             case "model.new": model = Model.of(bundle, options); return "ok";
             case "model.tokens": return Integer.toString(model.tokenize(a, false).length);
+            case "model.thermal": model.setThermal(ThermalLevel.values()[Integer.parseInt(a)]); return "ok";
             case "model.free": model.close(); return "ok";
             case "session.new":
                 close(session);
@@ -140,7 +151,14 @@ public final class Conformance {
             case "session.begin": session.begin(); return "ok";
             case "session.next": return next(Integer.parseInt(a));
             case "session.generate": return generate(Integer.parseInt(a));
-            case "session.events": return events();
+            case "session.events": return names(session.ask());
+            case "session.rest": return names(rest(session));
+            case "session.resume": return names(session.resume(a));
+            case "session.memory_warning": session.memoryWarning(); return "ok";
+            case "session.background":
+                session.enterBackground(a, Long.parseLong(b), TimeUnit.MILLISECONDS);
+                return "ok";
+            case "session.foreground": session.enterForeground(); return "ok";
             case "cancel.get": cancelled = session; return "ok";
             case "cancel.trigger": cancelled.cancel(); return "ok";
             case "event.text": return event.text();

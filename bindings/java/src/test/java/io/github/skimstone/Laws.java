@@ -1,5 +1,6 @@
 package io.github.skimstone;
 
+import java.io.File;
 import java.io.RandomAccessFile;
 import java.lang.ref.WeakReference;
 import java.nio.ByteBuffer;
@@ -8,9 +9,11 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
+import java.util.Locale;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 
 /** What is the Java binding's own: owners, threads, texts, the collector. Run with -Xcheck:jni: {@code Laws STUDENT.skim}. */
@@ -123,6 +126,76 @@ public final class Laws {
             worker.join();
             must(thrown.isEmpty(), "a session may be closed while it works: " + thrown);
         }
+    }
+
+    private static Event last(Iterable<Event> events) {
+        Event last = null;
+        for (Event event : events) {
+            last = event;
+        }
+        return last;
+    }
+
+    /** What the system tells an app: the cases have the answers, here are threads, owners and the heat of phones. */
+    private static void lifeCycle(Model model) throws Exception {
+        File file = File.createTempFile("question", ".skim");
+        Options cot = new Options().set("route", "cot");
+        Session session = model.session(cot);
+        String expected = session.append(QUESTION).answer().text();
+
+        // From another thread, as phones do, while this one works; the question then goes on from its file in a session of its own.
+        CountDownLatch thinking = new CountDownLatch(1);
+        Thread system = new Thread(() -> {
+            try {
+                thinking.await();
+                session.enterBackground(file.getPath(), 1, TimeUnit.MINUTES);
+                session.memoryWarning();
+            } catch (InterruptedException e) {
+                throw new AssertionError(e);
+            }
+        });
+        system.start();
+        Event suspended = session.generate(event -> {
+            if (event.type() == EventType.CHUNK_STARTED) {
+                thinking.countDown();
+                try {
+                    system.join();
+                } catch (InterruptedException e) {
+                    throw new AssertionError(e);
+                }
+            }
+            return true;
+        });
+        must(suspended.string("finish_reason").equals("suspended"), "a question is suspended from another thread");
+        try (Session later = model.session(cot)) {
+            Iterable<Event> resumed = later.resume(file.getPath());
+            must(last(resumed).text().equals(expected), "it goes on from its file");
+            must(last(resumed).text().equals(expected), "each loop anew");
+            fails(SkimstoneException.File.class, () -> last(later.resume("/nowhere")), "a missing file is told by the loop");
+            fails(SkimstoneException.Format.class, () -> last(later.resume(student)), "and one that is no session");
+        }
+        must(file.delete(), "the file was written");
+        must(session.answer().text().equals(expected), "the next question takes the request back");
+
+        long before = model.memoryUsed();
+        session.memoryWarning();
+        must(model.memoryUsed() < before, "a warning gives memory back: " + model.memoryUsed() + " after " + before);
+        session.close();
+        session.memoryWarning();
+        session.enterBackground("/nowhere/else", 0, TimeUnit.SECONDS);
+        session.enterForeground();
+        fails(IllegalStateException.class, () -> last(session.resume("/nowhere")), "a closed session only hears what the system tells");
+
+        ThermalLevel[] ofStatus = {ThermalLevel.NOMINAL, ThermalLevel.FAIR, ThermalLevel.SERIOUS, ThermalLevel.SERIOUS, ThermalLevel.CRITICAL,
+            ThermalLevel.CRITICAL, ThermalLevel.CRITICAL};
+        for (int status = 0; status < ofStatus.length; status++) {
+            must(ThermalLevel.ofAndroidStatus(status) == ofStatus[status], "Android's status " + status);
+        }
+        for (ThermalLevel level : ThermalLevel.values()) {
+            model.setThermal(level);
+            must(Json.find(model.inspect(), "thermal").equals('"' + level.name().toLowerCase(Locale.ROOT) + '"'), "the model knows " + level);
+        }
+        model.setThermal(ThermalLevel.NOMINAL);
     }
 
     private static void threads(Model model) throws Exception {
@@ -290,6 +363,7 @@ public final class Laws {
             texts(model);
             errors(model);
             closing(model);
+            lifeCycle(model);
             threads(model);
             forgotten(model);
             collect(listen(Collections.synchronizedSet(new TreeSet<>()), model), "a listener that was replaced is let go");

@@ -5,6 +5,9 @@ import java.io.FileDescriptor
 import java.io.FileInputStream
 import java.util.concurrent.TimeUnit
 import java.util.concurrent.TimeoutException
+import kotlin.time.Duration.Companion.milliseconds
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.asFlow
 import kotlinx.coroutines.flow.onEach
 import kotlinx.coroutines.flow.toList
 import kotlinx.coroutines.runBlocking
@@ -36,8 +39,8 @@ private class Driver {
         return event.string("finish_reason")
     }
 
-    private suspend fun events(): String {
-        val events = session.events().toList()
+    private suspend fun names(flow: Flow<Event>): String {
+        val events = flow.toList()
         event = events.last()
         return events.map { it.name() }.fold(listOf<String>()) { names, name -> if (names.lastOrNull() == name) names else names + name }
             .joinToString(" ")
@@ -59,6 +62,7 @@ private class Driver {
         "model.open" -> model = Model.open(a, options)
         "model.new" -> model = Model.of(bundle, options)
         "model.tokens" -> model.tokenize(a, false).size
+        "model.thermal" -> model.setThermal(ThermalLevel.entries[a.toInt()])
         "model.free" -> model.close()
         "session.new" -> session = model.session(options)
         "session.fork" -> forked = session.fork()
@@ -76,7 +80,12 @@ private class Driver {
         "session.begin" -> session.begin()
         "session.next" -> next(a.toLong())
         "session.generate" -> generate(a.toInt())
-        "session.events" -> events()
+        "session.events" -> names(session.events())
+        "session.rest" -> names(generateSequence { session.nextEvent() }.asFlow())
+        "session.resume" -> names(session.resumed(a))
+        "session.memory_warning" -> session.memoryWarning()
+        "session.background" -> session.enterBackground(a, b.toLong().milliseconds)
+        "session.foreground" -> session.enterForeground()
         "cancel.get" -> cancelled = session
         "cancel.trigger" -> cancelled.cancel()
         "event.text" -> event.text()

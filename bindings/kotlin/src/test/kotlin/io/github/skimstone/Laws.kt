@@ -1,6 +1,8 @@
 package io.github.skimstone
 
+import java.io.File
 import kotlin.time.Duration.Companion.milliseconds
+import kotlin.time.Duration.Companion.minutes
 import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.async
@@ -8,7 +10,9 @@ import kotlinx.coroutines.awaitAll
 import kotlinx.coroutines.coroutineScope
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.flow.first
+import kotlinx.coroutines.flow.last
 import kotlinx.coroutines.flow.map
+import kotlinx.coroutines.flow.onEach
 import kotlinx.coroutines.flow.toList
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
@@ -51,8 +55,6 @@ private suspend fun pausing(model: Model) = model.session(optionsOf("route" to "
     session.append(QUESTION)
     session.events(Dispatchers.IO).collect { event ->
         if (event.type() == EventType.CHUNK_STARTED) {
-            // One event may wait to be taken; nothing further is computed meanwhile.
-            delay(20.milliseconds)
             val before = session.inspect()
             delay(20.milliseconds)
             must(session.inspect() == before) { "nothing runs ahead of the collector" }
@@ -85,6 +87,26 @@ private suspend fun cancelling(model: Model) = model.session().use { session ->
     must(last?.string("finish_reason") == "cancelled") { "a cancel of the session gives what is there" }
 }
 
+/** Suspended while a coroutine collects, and collected to the end from the file, as a process of later does. */
+private suspend fun suspending(model: Model) = model.session(optionsOf("route" to "cot")).use { session ->
+    val file = File.createTempFile("question", ".skim")
+    val expected = session.append(QUESTION).await().text()
+    val last = session.events().onEach { if (it.type() == EventType.CHUNK_STARTED) session.enterBackground(file.path, 1.minutes) }.last()
+    must(last.string("finish_reason") == "suspended") { "the app left the screen: $last" }
+    model.session(optionsOf("route" to "cot")).use { later ->
+        val flow = later.resumed(file.path)
+        repeat(2) { must(flow.last().text() == expected) { "each collection goes on from the file" } }
+        must(later.resumed(file.path).first().type() == EventType.STARTED) { "from the start again" }
+        try {
+            later.resumed("/nowhere").collect {}
+            must(false) { "a missing file is told" }
+        } catch (e: SkimstoneException.File) {
+            must(e.place() == "/nowhere") { "with its place: ${e.message}" }
+        }
+    }
+    must(file.delete()) { "the file was written" }
+}
+
 private suspend fun sharing(model: Model) = coroutineScope {
     val answers = List(8) {
         async(Dispatchers.Default) {
@@ -100,6 +122,7 @@ fun main(arguments: Array<String>) {
             flows(model)
             pausing(model)
             cancelling(model)
+            suspending(model)
             sharing(model)
         }
     }
