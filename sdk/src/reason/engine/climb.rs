@@ -294,9 +294,9 @@ impl Engine {
         };
         let rung = climb.rung;
         let threshold = self.ladder().rungs[rung].threshold;
-        // What a limit ended is no whole answer, and not as sure as its words.
+        // What a limit ended is no whole answer and not as sure as its words, and no words are no answer.
         let long = run.answer.usage.answer_tokens == run.max_answer_tokens;
-        let whole = reason == FinishReason::Stop || long;
+        let whole = (reason == FinishReason::Stop || long) && !run.answered.is_empty();
         let confidence = if whole { run.smallest } else { 0.0 };
         let place = run.place();
         let accepted = match &run.replay {
