@@ -330,7 +330,8 @@ pub struct Answer {
     /// Mean probability of the answer's tokens (stop token not counted) under the model, from 0 to 1; 0 for an empty answer.
     /// It says how sure the student was of its words, which is not how likely they are to be right.
     pub confidence: f32,
-    /// Smallest probability of any of the answer's tokens, the stop token included: what the thresholds of a ladder are held against.
+    /// Smallest probability of any of the answer's tokens, the stop token included: what the thresholds of a ladder are held
+    /// against. 0 for an empty answer.
     pub certainty: f32,
     /// What it cost.
     pub usage: Usage,

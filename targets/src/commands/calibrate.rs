@@ -145,6 +145,8 @@ impl Calibrate {
             route.thinking_quantiles = traces.thinking_quantiles(QUANTILES);
         }
         let gate = report.gates.iter().find(|gate| gate.gate == self.gate);
+        // It was calibrated without this gate.
+        reasoning.ladder = None;
         reasoning.auto = gate.map(|gate| AutoSpec {
             route: self.route.clone(),
             gate: self.gate,

@@ -294,10 +294,13 @@ impl Engine {
         };
         let rung = climb.rung;
         let threshold = self.ladder().rungs[rung].threshold;
-        // What a limit ended is no whole answer, and not as sure as its words.
+        // What a limit ended is no whole answer and not as sure as its words, and no words are no answer.
         let long = run.answer.usage.answer_tokens == run.max_answer_tokens;
-        let whole = reason == FinishReason::Stop || long;
-        let confidence = if whole { run.smallest } else { 0.0 };
+        let ended = reason == FinishReason::Stop || long;
+        let confidence = match ended && !run.answered.is_empty() {
+            true => run.smallest,
+            false => 0.0,
+        };
         let place = run.place();
         let accepted = match &run.replay {
             Some(replay) => replay.accepts(place),
@@ -319,7 +322,7 @@ impl Engine {
         }
         let surer = climb.kept.clone().filter(|kept| match &run.replay {
             Some(replay) => replay.recalls(place),
-            None => (run.cut || !whole) && kept.confidence() > confidence,
+            None => (run.cut || !ended) && kept.confidence() > confidence,
         });
         match surer {
             Some(kept) => self.recall(run, kept)?,

@@ -138,6 +138,7 @@ impl<'a> Tracer<'a> {
         model.require_tokenizer()?;
         let mut reasoning = model.reasoning().clone();
         reasoning.auto = None;
+        reasoning.ladder = None;
         Ok(Tracer {
             model,
             route: reasoning.route(name)?.clone(),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use skimstone::eval::{Score, Tally};
-use skimstone::reason::{Answer, Ask, Budget, Engine, EngineOptions};
+use skimstone::reason::{Answer, Ask, Budget, Engine, EngineOptions, Gated};
 use skimstone::{Error, FinishReason, Model};
 
 use super::super::calibration::Questions;
@@ -132,12 +132,24 @@ impl<'a> Exam<'a> {
     ) -> Result {
         let mut engine = Engine::new(self.model, EngineOptions::default())?;
         let ask = Ask::new().with_route(route).with_budget(budget);
+        // As the rung of that route thinks.
+        let gate = self.model.reasoning().auto.as_ref();
+        let gate = gate.filter(|auto| auto.route == route).map(|auto| Gated {
+            gate: auto.gate,
+            threshold: auto.threshold,
+        });
         for row in &self.questions.rows {
             let asked = Instant::now();
             let answer = self
                 .prompter
                 .ids(&row.question)
-                .and_then(|prompt| engine.answer(&prompt, &ask))
+                .and_then(|prompt| match gate {
+                    Some(gate) => {
+                        engine.ask_with_policy(&prompt, &ask, Box::new(gate))?;
+                        engine.wait()
+                    }
+                    None => engine.answer(&prompt, &ask),
+                })
                 .map_err(|error: Error| self.questions.at(row.line, error))?;
             let ms = asked.elapsed().as_secs_f64() * 1e3;
             take(&answer, answer.text.trim() == row.answer.trim(), ms);
