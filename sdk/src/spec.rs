@@ -61,7 +61,7 @@ pub enum LatentMap {
         normed: bool,
     },
     /// What a network with one hidden layer and a layer norm make of the state after the final norm: the bundle's tensors `latent_map.*`
-    /// ([`latent_map_tensors`](crate::latent_map_tensors)).
+    /// ([`SideModules::tensors`](crate::SideModules::tensors)).
     Mlp {
         /// Width of the hidden layer, `I`; at most the model's `intermediate_size`.
         inner_size: usize,
