@@ -119,7 +119,8 @@ pub fn score(student: &Student, sequences: &[TokenizedRow]) -> Result<Score> {
     Ok(score)
 }
 
-fn argmax(row: &[f32]) -> usize {
+/// The first of the largest values.
+pub(crate) fn argmax(row: &[f32]) -> usize {
     let mut best = 0;
     for (index, value) in row.iter().enumerate() {
         if *value > row[best] {

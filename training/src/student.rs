@@ -301,6 +301,18 @@ impl Student {
         &self.variables
     }
 
+    /// The values of all variables one after the other, as [`Pass`](crate::pass::Pass) reads them.
+    ///
+    /// # Errors
+    /// If a variable cannot be read.
+    pub fn flat_weights(&self) -> Result<Vec<f32>> {
+        let mut weights = Vec::with_capacity(self.num_parameters() as usize);
+        for (_, variable) in self.variables() {
+            weights.extend(variable.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(weights)
+    }
+
     /// Logits `[M, V]` of the batch's sources, routers and adapters aside. Each latent token costs a pass over the whole stream: this is the slow twin.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         let segments = batch.shared_segments();

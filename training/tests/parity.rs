@@ -214,11 +214,7 @@ fn sure_routers_agree_with_the_runtime() {
                 thoughts: vec![thought; latents],
                 ..TokenizedRow::default()
             });
-            let read = |variable: &candle_core::Var| -> Vec<f32> {
-                variable.flatten_all().unwrap().to_vec1().unwrap()
-            };
-            let variables = student.variables().iter();
-            let weights: Vec<f32> = variables.flat_map(|(_, v)| read(v)).collect();
+            let weights = student.flat_weights().unwrap();
             let mut pass = Pass::new(&config, side);
             let mut gradient = vec![0f32; weights.len()];
             let depth = Depth {

@@ -17,6 +17,7 @@ use skimstone::{Model, ModelOptions, RouteSpec, Session, SessionOptions, StepInp
 
 use crate::data::Row;
 use crate::error::Result;
+use crate::score::argmax;
 use crate::tasks::Task;
 
 /// Questions that are asked: enough to tell apart differences of some points.
@@ -138,28 +139,13 @@ impl Asker {
     /// Decodes the answer, greedily.
     pub(super) fn finish(&mut self) -> Result<String> {
         let session = &mut self.session;
-        let mut next = largest(session.prefill(&self.route.close)?);
+        let mut next = argmax(session.prefill(&self.route.close)?) as TokenId;
         let mut answer = Vec::new();
         while !self.stop.contains(&next) && answer.len() < self.max_answer_tokens {
             answer.push(next);
-            next = largest(session.step(next)?);
+            next = argmax(session.step(next)?) as TokenId;
         }
         let tokenizer = session.model().require_tokenizer()?;
         Ok(tokenizer.decode(&answer, true)?)
     }
-}
-
-/// The first of the largest logits.
-pub(super) fn largest(logits: &[f32]) -> TokenId {
-    let best = logits
-        .iter()
-        .enumerate()
-        .fold((0, f32::NEG_INFINITY), |best, (index, logit)| {
-            if *logit > best.1 {
-                (index, *logit)
-            } else {
-                best
-            }
-        });
-    best.0 as TokenId
 }

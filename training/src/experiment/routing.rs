@@ -21,13 +21,14 @@ use skimstone::{
     DepthPolicy, Model, ModelOptions, RouteSpec, Session, SessionOptions, ShortcutSpec,
 };
 
-use super::interventions::{Asker, largest};
+use super::interventions::Asker;
 use crate::data::{Encoder, Row};
 use crate::error::Result;
 use crate::methods::shortcut::{critical, groups};
 use crate::pack::Batch;
 use crate::pass::{Depth, Pass};
 use crate::recipe::Recipe;
+use crate::score::argmax;
 use crate::student::Student;
 use crate::tasks::Task;
 
@@ -192,11 +193,7 @@ pub(crate) fn route(
 /// Rows whose answers the student gives as it was trained.
 fn mixed(student: &Student, recipe: &Recipe, rows: &[Row], route: &str) -> Result<usize> {
     let encoder = Encoder::open(&recipe.tokenizer, &recipe.routes)?;
-    let mut weights = Vec::new();
-    for (_, variable) in student.variables() {
-        let values: Vec<f32> = variable.flatten_all()?.to_vec1()?;
-        weights.extend(values);
-    }
+    let weights = student.flat_weights()?;
     let mut pass = Pass::new(student.config(), student.side());
     let mut spare = vec![0f32; weights.len()];
     let depth = Depth {
@@ -210,8 +207,10 @@ fn mixed(student: &Student, recipe: &Recipe, rows: &[Row], route: &str) -> Resul
             batch.push_row(&encoder.encode(route, &row.question, &row.chunks, &row.answer)?);
         }
         pass.run_with(&weights, &batch, depth, &mut spare, |_, logits, _| {
-            let picked = logits.chunks_exact(vocabulary).map(largest);
-            let mut hits = picked.zip(&batch.targets).map(|(id, target)| id == *target);
+            let picked = logits.chunks_exact(vocabulary).map(argmax);
+            let mut hits = picked
+                .zip(&batch.targets)
+                .map(|(id, target)| id == *target as usize);
             for count in &batch.row_targets {
                 let missed = hits.by_ref().take(*count).filter(|hit| !hit).count();
                 right += usize::from(missed == 0);

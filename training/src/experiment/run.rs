@@ -414,8 +414,9 @@ pub fn run_cell(
     let taught = method.teach(&context)?;
     let format = parse_format(&spec.evaluation.format)?;
     export(&taught.checkpoint, &taught.recipe, format, None, &bundle)?;
-    let asked = |split| ask(&bundle, &files.read(split)?, task, taught.route, most);
-    let (validation, test) = (asked(Split::Validation)?, asked(Split::Test)?);
+    let test_rows = files.read(Split::Test)?;
+    let asked = |rows: &[_]| ask(&bundle, rows, task, taught.route, most);
+    let (validation, test) = (asked(&files.read(Split::Validation)?)?, asked(&test_rows)?);
     let weights = taught.checkpoint.join("model.safetensors");
     let student = crate::checkpoint::load_student(&taught.checkpoint)?;
     let record = Record {
@@ -432,11 +433,11 @@ pub fn run_cell(
         items: test.items,
         skips: test.skips.filter(|_| writes_rationales(method)),
         labels: taught.labels,
-        interventions: intervene(&bundle, &files.read(Split::Test)?, task, taught.route, most)?,
+        interventions: intervene(&bundle, &test_rows, task, taught.route, most)?,
         routing: route(
             &bundle,
             (&student, &taught.recipe),
-            &files.read(Split::Test)?,
+            &test_rows,
             task,
             taught.route,
             most,

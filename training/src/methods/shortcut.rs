@@ -13,8 +13,6 @@
 //! Source: Wang et al., "System-1.5 Reasoning: Traversal in Language and Latent Spaces with Dynamic Shortcuts", arXiv 2505.18962. No code is published;
 //! how a rationale becomes latent steps, the share of rows that read their own states, and that teacher and student are one model are our choices.
 
-use std::sync::Arc;
-
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -368,7 +366,6 @@ impl Curriculum for Feeding {
         rng.set_stream(self.state.epochs);
         let rows = self.rows.iter().map(|row| TokenizedRow {
             is_forced: !rng.random_bool(self.self_fed),
-            teacher: row.teacher.as_ref().map(Arc::clone),
             ..row.clone()
         });
         Ok(rows.collect())

@@ -192,16 +192,38 @@ fn foreign_tokens_sources_and_segments_are_refused() {
     }
 }
 
+/// Holds the gradient that `loss` adds to what it is handed against differences of what it returns, for some of the weights.
+fn check_differences(
+    weights: &[f32],
+    some: impl Iterator<Item = usize>,
+    about: &str,
+    loss: &mut dyn FnMut(&[f32], &mut [f32]) -> f64,
+) {
+    let mut gradient = vec![0f32; weights.len()];
+    loss(weights, &mut gradient);
+    let mut spare = vec![0f32; weights.len()];
+    for index in some {
+        let mut at = |delta: f32| {
+            let mut moved = weights.to_vec();
+            moved[index] += delta;
+            loss(&moved, &mut spare)
+        };
+        let step = 1e-2;
+        let expected = (at(step) - at(-step)) / f64::from(2.0 * step);
+        let found = f64::from(gradient[index]);
+        assert!(
+            (found - expected).abs() < 2e-2 * (1.0 + expected.abs()),
+            "{about} weight {index}: {found} and {expected}"
+        );
+    }
+}
+
 /// States of tapped tokens take part in the loss: against differences of the loss itself.
 #[test]
 fn gradients_of_taps_are_differences() {
     let config = config(CONFIGS[3]);
     let student = Student::random_with(&config, MAP, 7, 0.15).unwrap();
-    let mut weights = Vec::new();
-    for (_, variable) in student.variables() {
-        let values: Vec<f32> = variable.flatten_all().unwrap().to_vec1().unwrap();
-        weights.extend(values);
-    }
+    let weights = student.flat_weights().unwrap();
     let mut batch = latent_batch();
     let count = batch.len() as u32;
     // In a prefix, in rows with and without latent tokens, and a latent token itself.
@@ -227,26 +249,8 @@ fn gradients_of_taps_are_differences() {
         });
         run.unwrap()
     };
-    let mut gradient = vec![0f32; weights.len()];
-    loss(&weights, &mut gradient);
-    let mut spare = vec![0f32; weights.len()];
-    for index in (0..weights.len()).step_by(weights.len() / 60) {
-        let at =
-            |delta: f32, loss: &mut dyn FnMut(&[f32], &mut [f32]) -> f64, spare: &mut [f32]| {
-                let mut moved = weights.clone();
-                moved[index] += delta;
-                loss(&moved, spare)
-            };
-        let step = 1e-2;
-        let up = at(step, &mut loss, &mut spare);
-        let down = at(-step, &mut loss, &mut spare);
-        let expected = (up - down) / f64::from(2.0 * step);
-        let found = f64::from(gradient[index]);
-        assert!(
-            (found - expected).abs() < 2e-2 * (1.0 + expected.abs()),
-            "weight {index}: {found} and {expected}"
-        );
-    }
+    let some = (0..weights.len()).step_by(weights.len() / 60);
+    check_differences(&weights, some, "taps", &mut loss);
 }
 
 /// Heads after each layer, and rows that layers are left out for: against differences of the loss itself.
@@ -254,11 +258,7 @@ fn gradients_of_taps_are_differences() {
 fn gradients_of_exits_are_differences() {
     let config = config(CONFIGS[3]);
     let student = Student::random(&config, 7, 0.15).unwrap();
-    let mut weights = Vec::new();
-    for (_, variable) in student.variables() {
-        let values: Vec<f32> = variable.flatten_all().unwrap().to_vec1().unwrap();
-        weights.extend(values);
-    }
+    let weights = student.flat_weights().unwrap();
     let mut rows = Batch::default();
     (1..5).for_each(|seed| rows.push_row(&row(seed, 9 + seed)));
     let left_out: Vec<Vec<bool>> = (0..3)
@@ -290,23 +290,8 @@ fn gradients_of_exits_are_differences() {
             run.unwrap();
             sum
         };
-        let mut gradient = vec![0f32; weights.len()];
-        loss(&weights, &mut gradient);
-        let mut spare = vec![0f32; weights.len()];
-        for index in (0..weights.len()).step_by(weights.len() / 60) {
-            let step = 1e-2;
-            let mut moved = weights.clone();
-            moved[index] += step;
-            let up = loss(&moved, &mut spare);
-            moved[index] -= 2.0 * step;
-            let down = loss(&moved, &mut spare);
-            let expected = (up - down) / f64::from(2.0 * step);
-            let found = f64::from(gradient[index]);
-            assert!(
-                (found - expected).abs() < 2e-2 * (1.0 + expected.abs()),
-                "weight {index}: {found} and {expected}"
-            );
-        }
+        let some = (0..weights.len()).step_by(weights.len() / 60);
+        check_differences(&weights, some, "exits", &mut loss);
     }
 }
 
@@ -435,24 +420,9 @@ fn gradients_of_shortcuts_are_differences() {
             run.unwrap();
             sum
         };
-        let mut gradient = vec![0f32; weights.len()];
-        loss(&weights, &mut gradient);
-        let mut spare = vec![0f32; weights.len()];
         let own = config.num_parameters() as usize;
         let side = (own..weights.len()).step_by(11);
-        for index in (0..own).step_by(own / 40).chain(side) {
-            let step = 1e-2;
-            let mut moved = weights.clone();
-            moved[index] += step;
-            let up = loss(&moved, &mut spare);
-            moved[index] -= 2.0 * step;
-            let down = loss(&moved, &mut spare);
-            let expected = (up - down) / f64::from(2.0 * step);
-            let found = f64::from(gradient[index]);
-            assert!(
-                (found - expected).abs() < 2e-2 * (1.0 + expected.abs()),
-                "{family} weight {index} of {own}: {found} and {expected}"
-            );
-        }
+        let some = (0..own).step_by(own / 40).chain(side);
+        check_differences(&weights, some, family, &mut loss);
     }
 }
